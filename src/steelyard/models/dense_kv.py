@@ -16,7 +16,7 @@ class DenseKV:
     """
 
     def __init__(self, lengths: tuple[int, ...]) -> None:
-        self._lengths = lengths
+        self._lengths = list(lengths)
 
     def attend(self, spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See :meth:`steelyard.models.contract.KVAccess.attend`; every sequence starts at position 0."""
