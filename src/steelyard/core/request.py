@@ -63,7 +63,7 @@ class SampledToken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
+class CompletionOutput:
     """One of a request's n completions, as far as it has come."""
 
     index: int
@@ -100,9 +100,14 @@ class RequestOutput:
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
-    completions: tuple[Completion, ...]
+    outputs: tuple[CompletionOutput, ...]
     finished: bool
     times: RequestTimes
     prompt: str | None = None
     prompt_logprobs: tuple[SampledToken | None, ...] | None = None
     num_cached_tokens: int = 0
+
+    @property
+    def text(self) -> str:
+        """Text of the first completion."""
+        return self.outputs[0].text

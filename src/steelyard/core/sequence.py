@@ -9,7 +9,6 @@ from __future__ import annotations
 from enum import Enum
 
 from steelyard.core.params import SamplingParams
-from steelyard.core.request import SampledToken
 
 
 class SequenceStatus(Enum):
@@ -30,6 +29,7 @@ class Sequence:
         num_computed_tokens: leading tokens whose KV is in the cache. While this is below ``num_tokens - 1`` the
             sequence is prefilling (also after a preemption, when its own output is computed again).
         seed: seed of its private random stream.
+        cache_salt: prefixes are shared only among equal salts; ``None`` takes none from the cache and gives none.
     """
 
     __slots__ = (
@@ -43,7 +43,6 @@ class Sequence:
         "params",
         "priority",
         "request_id",
-        "sampled",
         "seed",
         "status",
         "tokens",
@@ -60,7 +59,7 @@ class Sequence:
         seed: int,
         arrival_s: float,
         priority: int = 0,
-        cache_salt: str = "",
+        cache_salt: str | None = "",
     ) -> None:
         self.id = id
         self.request_id = request_id
@@ -74,7 +73,6 @@ class Sequence:
         self.arrival_s = arrival_s
         self.priority = priority
         self.cache_salt = cache_salt
-        self.sampled: list[SampledToken] = []
         self.status = SequenceStatus.WAITING
 
     @property

@@ -7,33 +7,11 @@ queries, keys and values to a :class:`KVAccess`, which stores and attends in wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionSpec:
-    """One layer's attention.
-
-    Attributes:
-        layer: index of the layer, 0-based; names its part of the KV cache.
-        num_heads: query heads.
-        num_kv_heads: key/value heads; ``num_heads`` is a multiple of it (GQA, MQA).
-        head_dim: size of a query, key and value head.
-        scale: factor on ``q·k``.
-        window: a token sees itself and the ``window − 1`` tokens before it; ``None`` for all.
-        softcap: scores become ``softcap · tanh(score / softcap)`` before the mask; ``None`` for none.
-    """
-
-    layer: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    scale: float
-    window: int | None = None
-    softcap: float | None = None
+from steelyard.kernels.attention import AttentionSpec as AttentionSpec
 
 
 class KVAccess(Protocol):
