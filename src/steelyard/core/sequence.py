@@ -29,7 +29,7 @@ class Sequence:
         num_computed_tokens: leading tokens whose KV is in the cache. While this is below ``num_tokens - 1`` the
             sequence is prefilling (also after a preemption, when its own output is computed again).
         seed: seed of its private random stream.
-        cache_salt: prefixes are shared only among equal salts; ``None`` takes none from the cache and gives none.
+        cache_salt: prefixes are shared only among equal salts.
     """
 
     __slots__ = (
@@ -59,7 +59,7 @@ class Sequence:
         seed: int,
         arrival_s: float,
         priority: int = 0,
-        cache_salt: str | None = "",
+        cache_salt: str = "",
     ) -> None:
         self.id = id
         self.request_id = request_id
