@@ -32,7 +32,7 @@ class SequenceWork:
 
     @property
     def samples(self) -> bool:
-        """Whether the last known token is computed, so that the next one can be sampled."""
+        """Whether the last known token is computed, so that the next one can be sampled; true until it is appended."""
         return self.end == self.sequence.num_tokens
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from steelyard.core.kv import CachedPrefix
+
 
 class SequenceView(Protocol):
     """The read-only face of :class:`steelyard.core.sequence.Sequence`."""
@@ -37,19 +39,6 @@ class SequenceView(Protocol):
     @property
     def arrival_s(self) -> float:
         """When it came, seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class CachedPrefix:
-    """What the prefix cache holds of a waiting sequence.
-
-    Attributes:
-        num_tokens: leading tokens that need no computing; always fewer than the sequence has.
-        num_idle_blocks: blocks of that prefix that nobody references now; taking them uses up that many free blocks.
-    """
-
-    num_tokens: int = 0
-    num_idle_blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +82,12 @@ class SchedulerView(Protocol):
     def num_held_blocks(self, sequence_id: int) -> int:
         """Return the KV blocks in the block table of a running sequence."""
 
-    def num_releasable_blocks(self, sequence_id: int) -> int:
-        """Return the KV blocks that preempting a running sequence would free: those it alone references."""
+    def num_releasable_blocks(self, *sequence_ids: int) -> int:
+        """Return the KV blocks that preempting these running sequences together would free.
+
+        Those that nobody else references: blocks that only the given ones share count, so the number for several
+        can exceed the sum of the numbers for each.
+        """
 
     def cached_prefix(self, sequence_id: int) -> CachedPrefix:
         """Return what the prefix cache holds of a waiting sequence."""
@@ -127,5 +120,6 @@ class SchedulePolicy(Protocol):
 
         The total of granted tokens stays within ``max_num_batched_tokens``, sequences left running within
         ``max_num_seqs``, and blocks needed within ``num_free_blocks`` plus those that the preemptions release. If
-        anything can run, something is granted.
+        anything can run to its end in this cache, something is granted: an empty schedule while sequences remain means
+        that the first of them, alone, is larger than the whole cache.
         """

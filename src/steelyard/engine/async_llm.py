@@ -1,0 +1,184 @@
+"""The asynchronous front door: prompts in, growing outputs out, on the running event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steelyard.core.clock import now_s
+from steelyard.core.errors import ModelError, PromptError
+from steelyard.core.params import SamplingParams
+from steelyard.core.request import Request, RequestOutput
+from steelyard.engine.build import LLMOptions, Parts, build_parts
+from steelyard.engine.engine import Engine, Observer
+from steelyard.engine.probe import Prober, TextScore
+from steelyard.engine.response import Response
+from steelyard.engine.torch_executor import TorchExecutor
+from steelyard.models.text.chat import encode_chat
+from steelyard.models.text.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int]
+Message = dict[str, Any]
+
+
+class AsyncLLM:
+    """A model behind an engine. Construct it anywhere (it loads the model); use it within one event loop.
+
+    Args:
+        model: catalogue name, ``.gguf`` file, Hugging Face directory or hub id; ``None`` for the default model.
+        observers: called after each engine step.
+        **options: fields of :class:`~steelyard.engine.build.LLMOptions`.
+
+    Raises:
+        ModelError: if the model is unknown, unsupported or broken.
+        MemoryBudgetError: if weights and KV cache do not fit this machine.
+        ParamsError: if an option is out of range.
+    """
+
+    def __init__(self, model: str | None = None, *, observers: tuple[Observer, ...] = (), **options: Any) -> None:
+        self.parts: Parts = build_parts(model, LLMOptions.from_keywords(options))
+        self._executor = TorchExecutor(self.parts.runner)
+        self._observers = observers
+        self._request_ids = count()
+        self._engine: Engine | None = None
+        self._loop_task: asyncio.Task[None] | None = None
+
+    @property
+    def default_params(self) -> SamplingParams:
+        """Sampling parameters that the model's own generation defaults suggest."""
+        return self.parts.default_params
+
+    def start(self) -> Engine:
+        """Start stepping on the running event loop, if not started yet, and return the engine."""
+        if self._engine is None:
+            self._engine = self.parts.make_engine(self._executor, self._observers)
+            self._loop_task = asyncio.get_running_loop().create_task(self._engine.run())
+        return self._engine
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[RequestOutput]:
+        """Yield the request's cumulative output whenever it grows, the finished one last.
+
+        Waits while the engine's queue is full. Leaving the iteration early cancels the request.
+
+        Args:
+            prompt: text, or token ids.
+            params: ``None`` for :attr:`default_params`.
+            request_id: must be unique; ``None`` makes one.
+            priority: lower is sooner (used by the ``priority`` policy).
+            cache_salt: prefixes are shared only within one salt.
+            timeout_s: after this many seconds the output ends with the finish reason ``deadline``.
+
+        Raises:
+            InputError: if prompt or params cannot be served.
+        """
+        response = await self.submit(
+            prompt, params, request_id=request_id, priority=priority, cache_salt=cache_salt, timeout_s=timeout_s
+        )
+        try:
+            async for output in response.outputs():
+                yield output
+        finally:
+            if not response.finished:
+                self.start().cancel(response.request.id)
+
+    async def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
+        timeout_s: float | None = None,
+    ) -> Response:
+        """Queue a request, waiting for room, and return its response; see :meth:`generate`."""
+        engine = self.start()
+        await engine.wait_for_room()
+        request = Request(
+            id=request_id if request_id is not None else f"request-{next(self._request_ids)}",
+            prompt_token_ids=self.encode(prompt),
+            params=params if params is not None else self.default_params,
+            priority=priority,
+            cache_salt=cache_salt,
+            deadline_s=None if timeout_s is None else now_s() + timeout_s,
+        )
+        return engine.submit(request)
+
+    async def cancel(self, request_id: str) -> None:
+        """End a request at the next step boundary, with the finish reason ``cancelled``."""
+        self.start().cancel(request_id)
+
+    def encode(self, prompt: Prompt, *, parse_special: bool = False) -> tuple[int, ...]:
+        """Return the prompt's token ids; control tokens in text stay text unless ``parse_special``."""
+        if not isinstance(prompt, str):
+            return tuple(int(token) for token in prompt)
+        if not prompt:
+            raise PromptError("it is empty", field="prompt", remedy="Give at least one character")
+        return tuple(self.tokenizer.encode(prompt, parse_special=parse_special))
+
+    def encode_chat(self, messages: Sequence[Message], **template_arguments: Any) -> tuple[int, ...]:
+        """Return the token ids of a conversation in the model's chat template, ready for the assistant's turn.
+
+        Raises:
+            PromptError: if a message is malformed.
+            ModelError: if the model has no chat template.
+        """
+        if self.parts.chat_template is None:
+            raise ModelError(
+                f"{self.parts.name} has no chat template", field="model", remedy="Use generate with a plain prompt"
+            )
+        return tuple(encode_chat(self.tokenizer, self.parts.chat_template, messages, **template_arguments))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer.
+
+        Raises:
+            ModelError: if the model came without one.
+        """
+        if self.parts.tokenizer is None:
+            raise ModelError(
+                f"{self.parts.name} has no tokenizer", field="model", remedy="Give token ids instead of text"
+            )
+        return self.parts.tokenizer
+
+    async def score(self, texts: Sequence[Prompt]) -> list[TextScore]:
+        """Return each text's token log-probabilities (natural log), in order."""
+        encoded = [self.encode(text) for text in texts]
+        return [await self._probe(lambda prober, ids=ids: prober.score(ids)) for ids in encoded]
+
+    async def embed(self, texts: Sequence[Prompt]) -> Tensor:
+        """Return ``[texts, hidden_size]`` float32: the mean of the final hidden states, scaled to length one."""
+        encoded = [self.encode(text) for text in texts]
+        return torch.stack([await self._probe(lambda prober, ids=ids: prober.embed(ids)) for ids in encoded])
+
+    async def logits(self, token_ids: Sequence[int]) -> Tensor:
+        """Return ``[tokens, vocab_size]`` float32 logits: row i predicts token i + 1."""
+        ids = self.encode(token_ids)
+        return await self._probe(lambda prober: prober.logits(ids))
+
+    async def _probe(self, question: Callable[[Prober], Any]) -> Any:
+        return await self._executor.call(lambda: question(self.parts.prober))
+
+    async def close(self) -> None:
+        """Stop the engine; unfinished requests end with an error."""
+        if self._engine is None:
+            await self._executor.close()
+            return
+        await self._engine.close()
+        assert self._loop_task is not None
+        await self._loop_task

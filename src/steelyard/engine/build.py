@@ -1,0 +1,253 @@
+"""From a model's name and a few options to the parts of an engine. Every "auto" is settled here, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from steelyard.core.errors import MemoryBudgetError, ParamsError
+from steelyard.core.params import SamplingParams
+from steelyard.core.units import ceil_div, format_bytes
+from steelyard.engine.completion import TextFactory
+from steelyard.engine.config import EngineConfig
+from steelyard.engine.engine import Engine, Observer
+from steelyard.engine.executor import Executor
+from steelyard.engine.model_runner import ModelRunner
+from steelyard.engine.probe import Prober
+from steelyard.engine.sampling import Sampler
+from steelyard.hardware.this_machine import available_memory_bytes
+from steelyard.kernels.linear import prepare_linears
+from steelyard.memory.paged_kv import KVShape, PagedKVStore
+from steelyard.models.load import LoadedModel, load_model
+from steelyard.models.resolve import resolve_model
+from steelyard.models.text.chat import ChatTemplate
+from steelyard.models.text.detokenizer import IncrementalDetokenizer
+from steelyard.models.text.load import load_text
+from steelyard.models.text.tokenizer import Tokenizer
+from steelyard.policies.schedule import make_schedule_policy
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Of the memory left after the weights, this share may become KV cache unless the user says otherwise.
+_KV_SHARE = 0.3
+_CPU_STEP_TOKENS = 512
+_GPU_STEP_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LLMOptions:
+    """What a user may say about an engine; ``None`` and ``"auto"`` are settled by :func:`build_parts`.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``auto`` (float32 on CPUs, bfloat16 on GPUs), ``float32``, ``bfloat16`` or ``float16``.
+        max_model_len: tokens of prompt and output together; ``None`` for the model's context, or what memory allows.
+        max_num_seqs: sequences running at once.
+        max_num_batched_tokens: tokens computed in one step.
+        kv_cache_memory_bytes: size of the KV cache.
+        block_size: tokens per KV block.
+        enable_prefix_caching: share the KV of equal prefixes.
+        schedule_policy: a name from :data:`steelyard.policies.schedule.SCHEDULE_POLICIES`.
+        threads: CPU threads; ``None`` leaves PyTorch's choice.
+        seed: of the generator that draws seeds for requests without one.
+        max_waiting: sequences that may wait for a seat.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int | None = None
+    kv_cache_memory_bytes: int | None = None
+    block_size: int = 16
+    enable_prefix_caching: bool = True
+    schedule_policy: str = "fcfs"
+    threads: int | None = None
+    seed: int = 0
+    max_waiting: int = 4096
+
+    @classmethod
+    def from_keywords(cls, keywords: dict[str, Any]) -> LLMOptions:
+        """Return the options; an unknown name raises :class:`ParamsError` and lists the known ones."""
+        known = [field.name for field in fields(cls)]
+        for name in keywords:
+            if name not in known:
+                raise ParamsError("no such option", field=name, remedy=f"Use one of {', '.join(known)}")
+        return cls(**keywords)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything an engine for one model is made of, loaded and ready."""
+
+    name: str
+    model: LoadedModel
+    runner: ModelRunner
+    prober: Prober
+    tokenizer: Tokenizer | None
+    chat_template: ChatTemplate | None
+    default_params: SamplingParams
+    engine_config: EngineConfig
+    eos_token_ids: frozenset[int]
+    schedule_policy: str
+
+    def make_engine(self, executor: Executor, observers: tuple[Observer, ...] = ()) -> Engine:
+        """Return a fresh engine of these parts around ``executor``; call it inside the event loop that will step it."""
+        return Engine(
+            self.engine_config,
+            executor,
+            make_schedule_policy(self.schedule_policy),
+            vocab_size=self.model.config.vocab_size,
+            eos_token_ids=self.eos_token_ids,
+            text=text_factory(self.tokenizer),
+            observers=observers,
+        )
+
+
+def text_factory(tokenizer: Tokenizer | None) -> TextFactory | None:
+    """Return what makes a detokeniser per completion, or ``None`` without a tokenizer."""
+    if tokenizer is None:
+        return None
+    return lambda params: IncrementalDetokenizer(tokenizer, skip_special_tokens=params.skip_special_tokens)
+
+
+def build_parts(model: str | None, options: LLMOptions) -> Parts:
+    """Resolve, load and prepare a model.
+
+    Raises:
+        ModelError: if the model is unknown, unsupported or broken.
+        MemoryBudgetError: if the KV cache does not fit in memory.
+        ParamsError: if an option is wrong.
+    """
+    device = resolve_device(options.device)
+    dtype = resolve_dtype(options.dtype, device)
+    set_threads(options.threads)
+    policy = make_schedule_policy(options.schedule_policy)
+    del policy  # made only to find a wrong name before minutes of loading
+    resolved = resolve_model(model)
+    loaded = load_model(resolved, device=device, dtype=dtype)
+    text = load_text(resolved)
+    row_tile = prepare_linears(loaded.module)
+    shape = kv_shape(loaded, options.block_size, dtype)
+    config = engine_config(loaded, options, shape, device)
+    eos = loaded.eos_token_ids | (text.tokenizer.eos_token_ids if text.tokenizer else frozenset())
+    store = PagedKVStore(shape, config.num_kv_blocks, device)
+    runner = ModelRunner(loaded.module, store, Sampler(eos_token_ids=eos), row_tile)
+    prober = Prober(
+        runner,
+        shape,
+        device,
+        max_model_len=config.max_model_len,
+        vocab_size=loaded.config.vocab_size,
+        chunk_tokens=config.max_num_batched_tokens,
+    )
+    return Parts(
+        name=loaded.name,
+        model=loaded,
+        runner=runner,
+        prober=prober,
+        tokenizer=text.tokenizer,
+        chat_template=text.chat_template,
+        default_params=loaded.default_params,
+        engine_config=config,
+        eos_token_ids=eos,
+        schedule_policy=options.schedule_policy,
+    )
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the torch device for a user's word."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ParamsError(f"{name!r} is no device", field="device", remedy="Use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ParamsError(f"{name!r} is not supported", field="device", remedy="Use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ParamsError(
+            f"this machine shows {found} CUDA devices", field="device", remedy="Use cpu, or a lower index"
+        )
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the torch dtype for a user's word."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        raise ParamsError(f"{name!r} is no dtype", field="dtype", remedy=f"Use auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def set_threads(threads: int | None) -> None:
+    """Set PyTorch's CPU threads for the whole process, if asked to."""
+    if threads is None:
+        return
+    if not 1 <= threads <= 1024:
+        raise ParamsError(f"{threads} is not from 1 to 1024", field="threads", remedy="Give the number of CPU cores")
+    torch.set_num_threads(threads)
+
+
+def kv_shape(loaded: LoadedModel, block_size: int, dtype: torch.dtype) -> KVShape:
+    """Return the shape of the model's KV cache."""
+    if not 1 <= block_size <= 1024:
+        raise ParamsError(f"{block_size} is not from 1 to 1024", field="block_size", remedy="Use 16")
+    attention = loaded.config.layers[0].attention
+    return KVShape(
+        num_layers=len(loaded.config.layers),
+        num_kv_heads=attention.num_kv_heads,
+        head_dim=attention.head_dim,
+        block_size=block_size,
+        dtype=dtype,
+    )
+
+
+def engine_config(loaded: LoadedModel, options: LLMOptions, shape: KVShape, device: torch.device) -> EngineConfig:
+    """Settle the engine's sizes: the context from model and memory, the KV cache from the context and the seats."""
+    budget = _kv_budget_bytes(options, device)
+    affordable = budget // shape.block_bytes
+    context = _context(loaded.config.max_position_embeddings, options.max_model_len, affordable * shape.block_size)
+    wanted = options.max_num_seqs * ceil_div(context, shape.block_size)
+    blocks = affordable if options.kv_cache_memory_bytes is not None else min(wanted, affordable)
+    step_tokens = _CPU_STEP_TOKENS if device.type == "cpu" else _GPU_STEP_TOKENS
+    return EngineConfig(
+        max_model_len=context,
+        num_kv_blocks=max(1, blocks),
+        block_size=shape.block_size,
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens or step_tokens,
+        max_waiting=options.max_waiting,
+        enable_prefix_caching=options.enable_prefix_caching,
+        seed=options.seed,
+    )
+
+
+def _kv_budget_bytes(options: LLMOptions, device: torch.device) -> int:
+    available = available_memory_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    asked = options.kv_cache_memory_bytes
+    if asked is None:
+        return int(available * _KV_SHARE)
+    if not 0 < asked <= available:
+        raise MemoryBudgetError(
+            f"{format_bytes(asked)} asked, {format_bytes(available)} available after loading the weights",
+            field="kv_cache_memory_bytes",
+            remedy="Ask for less, or leave it out",
+        )
+    return asked
+
+
+def _context(model_limit: int, asked: int | None, affordable: int) -> int:
+    """Return the context length, or raise if what was asked is beyond the model."""
+    if asked is None:
+        return max(1, min(model_limit, affordable))
+    if not 1 <= asked <= model_limit:
+        raise ParamsError(
+            f"{asked} is not from 1 to the model's context of {model_limit}",
+            field="max_model_len",
+            remedy=f"Give at most {model_limit}",
+        )
+    return asked

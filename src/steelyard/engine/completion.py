@@ -1,0 +1,87 @@
+"""One completion as it grows: tokens, the text they spell, and whether it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from steelyard.core.params import SamplingParams
+from steelyard.core.request import CompletionOutput, FinishReason, SampledToken
+from steelyard.core.sequence import Sequence
+from steelyard.engine.stopping import StopChecker
+
+
+class TextStream(Protocol):
+    """Turns tokens into text that will not change any more (models.text.detokenizer)."""
+
+    def push(self, token_id: int) -> str:
+        """Take the next token and return the text that has become definite."""
+        ...
+
+    def flush(self) -> str:
+        """Return what is left at the end."""
+        ...
+
+
+TextFactory = Callable[[SamplingParams], TextStream]
+
+
+class CompletionState:
+    """A sequence with its text and its end. The engine pushes tokens; responses take snapshots.
+
+    Args:
+        sequence: grows by every token pushed.
+        eos_token_ids: tokens that end it unless the request ignores them.
+        max_model_len: tokens of prompt and output together.
+        text: makes the text stream; ``None`` for token ids only.
+    """
+
+    def __init__(
+        self, sequence: Sequence, eos_token_ids: frozenset[int], max_model_len: int, text: TextFactory | None
+    ) -> None:
+        self.sequence = sequence
+        self.finish_reason: FinishReason | None = None
+        self.stop_reason: str | int | None = None
+        self._stream = text(sequence.params) if text is not None else None
+        self._checker = StopChecker(
+            sequence.params,
+            eos_token_ids=eos_token_ids,
+            num_prompt_tokens=sequence.num_prompt_tokens,
+            max_model_len=max_model_len,
+        )
+        self._pieces: list[str] = []
+        self._logprobs: list[SampledToken] | None = None if sequence.params.logprobs is None else []
+
+    def push(self, token: SampledToken) -> None:
+        """Append a token; sets :attr:`finish_reason` if it is the last."""
+        self.sequence.tokens.append(token.token_id)
+        if self._logprobs is not None:
+            self._logprobs.append(token)
+        piece = self._stream.push(token.token_id) if self._stream is not None else ""
+        decision = self._checker.push(token.token_id, piece)
+        if decision is not None:
+            self.end(decision.finish_reason)
+        else:
+            self._pieces.append(self._checker.take())
+
+    def end(self, reason: FinishReason) -> None:
+        """End it, unless it has ended already: for ``reason``, or for a stop string in the text still held back."""
+        if self.finish_reason is not None:
+            return
+        decision = self._checker.close(self._stream.flush() if self._stream is not None else "")
+        self.finish_reason = reason if decision is None else decision.finish_reason
+        self.stop_reason = None if decision is None else decision.stop_reason
+        self._pieces.append(self._checker.take())
+
+    def snapshot(self) -> CompletionOutput:
+        """Return what is known now."""
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return CompletionOutput(
+            index=self.sequence.index,
+            text="".join(self._pieces),
+            token_ids=tuple(self.sequence.output),
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            logprobs=None if self._logprobs is None else tuple(self._logprobs),
+        )

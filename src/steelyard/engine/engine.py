@@ -1,0 +1,320 @@
+"""The engine: receive → schedule → execute → commit, once per step, until closed.
+
+Continuous batching at every iteration (S74 Flover calls it temporal fusion): whatever runs, at whatever point of its
+life, is computed together in one step, and whoever finishes leaves at once. The engine owns every decision's
+consequence; the decisions are a policy's, the computing an executor's, the KV bookkeeping the manager's, and the time
+the running event loop's. On a virtual loop with a modelled executor this same code is the simulator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from random import Random
+
+from steelyard.core.batch import Batch, SequenceWork, StepOutput
+from steelyard.core.clock import now_s
+from steelyard.core.errors import EngineBusyError, EngineStoppedError, SteelyardError
+from steelyard.core.request import FinishReason, Request
+from steelyard.core.sequence import Sequence, SequenceStatus
+from steelyard.engine.admission import check_request
+from steelyard.engine.completion import CompletionState, TextFactory
+from steelyard.engine.config import EngineConfig
+from steelyard.engine.executor import Executor
+from steelyard.engine.response import Response
+from steelyard.engine.sequence_table import SequenceTable
+from steelyard.engine.view import EngineView, Observer, StepRecord
+from steelyard.memory.kv_manager import KVCacheConfig, KVManager
+from steelyard.policies.schedule.types import Grant, Schedule, ScheduleLimits, SchedulePolicy
+
+_SEED_BITS = 63
+
+
+class Engine:
+    """Requests in, tokens out.
+
+    Must be made and used inside a running event loop; its time is that loop's time.
+
+    Args:
+        config: limits and sizes.
+        executor: computes steps.
+        policy: decides what each step computes.
+        text: makes the text side of completions; ``None`` for token ids only.
+        eos_token_ids: tokens that end a completion.
+        vocab_size: for checking token ids in requests.
+        observers: called after each step.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        executor: Executor,
+        policy: SchedulePolicy,
+        *,
+        vocab_size: int,
+        eos_token_ids: frozenset[int] = frozenset(),
+        text: TextFactory | None = None,
+        observers: tuple[Observer, ...] = (),
+    ) -> None:
+        self.config, self._executor, self._policy = config, executor, policy
+        self._vocab_size, self._eos, self._text, self._observers = vocab_size, eos_token_ids, text, list(observers)
+        self._kv = KVManager(
+            KVCacheConfig(
+                num_blocks=config.num_kv_blocks,
+                block_size=config.block_size,
+                enable_prefix_caching=config.enable_prefix_caching,
+            )
+        )
+        self._table = SequenceTable()
+        self._view = EngineView(
+            self._table,
+            self._kv,
+            ScheduleLimits(
+                max_num_seqs=config.max_num_seqs,
+                max_num_batched_tokens=config.max_num_batched_tokens,
+                block_size=config.block_size,
+            ),
+        )
+        self._responses: dict[str, Response] = {}
+        self._completions: dict[int, tuple[Response, CompletionState]] = {}
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._wake = asyncio.Event()
+        self._stepping = asyncio.Lock()
+        self._room = asyncio.Event()
+        self._rng, self._ids = Random(config.seed), count()
+        self._num_steps, self._num_in_inbox, self._closed = 0, 0, False
+
+    # -- the front door -------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> Response:
+        """Queue a request and return its growing response.
+
+        Raises:
+            EngineBusyError: if too many sequences wait already.
+            EngineStoppedError: if the engine was closed.
+            InputError: if the request cannot be served (see :mod:`steelyard.engine.admission`).
+        """
+        if self._closed:
+            raise EngineStoppedError("it was closed", field="engine", remedy="Make a new one")
+        check_request(request, self.config, self._vocab_size, has_text=self._text is not None)
+        if not self.has_room:
+            raise EngineBusyError(
+                f"{self.num_waiting} sequences are waiting already",
+                field="max_waiting",
+                remedy="Try again later, or raise max_waiting",
+            )
+        if request.id in self._responses:
+            raise EngineStoppedError(f"{request.id!r} is in use", field="request_id", remedy="Choose a unique id")
+        sequences = [self._sequence(request, index) for index in range(request.params.n)]
+        completions = tuple(CompletionState(s, self._eos, self.config.max_model_len, self._text) for s in sequences)
+        response = Response(request, completions, now_s())
+        self._responses[request.id] = response
+        self._num_in_inbox += len(sequences)
+        self._post(lambda: self._admit(response, sequences))
+        if request.deadline_s is not None:
+            self._watch_deadline(request.id, request.deadline_s)
+        return response
+
+    def cancel(self, request_id: str, reason: FinishReason = FinishReason.CANCELLED) -> None:
+        """End a request at the next step boundary; its blocks are free from then on. Unknown ids are ignored."""
+        self._post(lambda: self._end_request(request_id, reason))
+
+    def add_observer(self, observer: Observer) -> None:
+        """Call ``observer`` after each step from now on."""
+        self._observers.append(observer)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait, those still in the inbox included."""
+        return self._num_in_inbox + len(self._table.waiting)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether :meth:`submit` would take another request now."""
+        return self.num_waiting < self.config.max_waiting
+
+    async def wait_for_room(self) -> None:
+        """Return once :attr:`has_room`: back-pressure for feeders."""
+        while not self.has_room and not self._closed:
+            self._room.clear()
+            await self._room.wait()
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Step until :meth:`close`; sleep while there is nothing to do."""
+        while not self._closed:
+            if not self._inbox and not len(self._table):
+                self._wake.clear()
+                await self._wake.wait()
+            await self.step()
+
+    async def step(self) -> None:
+        """Receive, schedule, execute, commit."""
+        async with self._stepping:
+            start_s = now_s()
+            self._receive()
+            if not len(self._table):
+                return
+            schedule, batch = self._schedule()
+            try:
+                output = await self._executor.execute(batch) if batch.works else StepOutput({})
+            except Exception as error:
+                self._fail(batch, error)
+            else:
+                self._commit(batch, output)
+            self._observe(start_s, schedule, batch)
+
+    async def close(self) -> None:
+        """Let the step in flight end, end every request with an error, and release the executor. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._wake.set()
+        self._room.set()
+        stopped = EngineStoppedError("it was closed while working", field="engine", remedy="Make a new one")
+        async with self._stepping:
+            self._receive()
+            for request_id in list(self._responses):
+                self._end_request(request_id, FinishReason.ERROR, stopped)
+        await self._executor.close()
+
+    def _receive(self) -> None:
+        while self._inbox:
+            self._inbox.popleft()()
+
+    def _schedule(self) -> tuple[Schedule, Batch]:
+        self._view.now_s = now_s()
+        schedule = self._policy(self._view)
+        for sequence_id in schedule.preempt:
+            self._kv.release(self._table[sequence_id])
+            self._table.preempt(self._table[sequence_id])
+        works = tuple(self._carry_out(grant) for grant in schedule.grants)
+        assert works or schedule.preempt, "the policy does nothing although sequences wait"
+        batch = Batch(self._num_steps, works)
+        self._num_steps += 1
+        return schedule, batch
+
+    def _carry_out(self, grant: Grant) -> SequenceWork:
+        sequence = self._table[grant.sequence_id]
+        if sequence.status is SequenceStatus.WAITING:
+            sequence.num_computed_tokens = self._kv.admit(sequence)
+            self._table.start(sequence)
+            self._completions[sequence.id][0].note_scheduled(now_s(), sequence.num_computed_tokens)
+        start = sequence.num_computed_tokens
+        num_tokens = min(grant.num_tokens, sequence.num_new_tokens)
+        self._kv.grow(sequence, start + num_tokens)
+        return SequenceWork(sequence, start, num_tokens, self._kv.block_table(sequence.id))
+
+    def _commit(self, batch: Batch, output: StepOutput) -> None:
+        now = now_s()
+        for work in batch.works:
+            sequence = work.sequence
+            sequence.num_computed_tokens = work.end
+            response, completion = self._completions[sequence.id]
+            if sequence.id in output.prompt_logprobs and sequence.index == 0:
+                response.note_prompt_logprobs(work.start + 1, output.prompt_logprobs[sequence.id])
+            for token in output.sampled.get(sequence.id, ()):
+                completion.push(token)
+                response.note_token(now)
+                if completion.finish_reason is not None:
+                    self._finish(sequence)
+                    break
+
+    # -- consequences ---------------------------------------------------------------------------------------------
+
+    def _post(self, command: Callable[[], None]) -> None:
+        self._inbox.append(command)
+        self._wake.set()
+
+    def _sequence(self, request: Request, index: int) -> Sequence:
+        seed = request.params.seed if request.params.seed is not None else self._rng.getrandbits(_SEED_BITS)
+        return Sequence(
+            id=next(self._ids),
+            request_id=request.id,
+            index=index,
+            prompt=request.prompt_token_ids,
+            params=request.params,
+            seed=seed + index,
+            arrival_s=now_s(),
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+        )
+
+    def _admit(self, response: Response, sequences: list[Sequence]) -> None:
+        self._num_in_inbox -= len(sequences)
+        if response.finished:
+            return
+        for sequence, completion in zip(sequences, response.completions, strict=True):
+            self._completions[sequence.id] = (response, completion)
+            self._table.add(sequence)
+
+    def _finish(self, sequence: Sequence) -> None:
+        if sequence.status is SequenceStatus.RUNNING:
+            self._kv.release(sequence)
+        self._kv.forget(sequence.id)
+        self._table.finish(sequence)
+        response, _ = self._completions.pop(sequence.id)
+        if response.finished:
+            self._responses.pop(response.request.id, None)
+        self._room.set()
+
+    def _end_request(self, request_id: str, reason: FinishReason, error: SteelyardError | None = None) -> None:
+        response = self._responses.pop(request_id, None)
+        if response is None:
+            return
+        response.end(reason, error)
+        for completion in response.completions:
+            if completion.sequence.id in self._table:
+                self._finish(completion.sequence)
+        self._room.set()
+
+    def _fail(self, batch: Batch, cause: Exception) -> None:
+        """End the requests of a failed step; the blocks they filled may hold anything, so no cached prefix survives."""
+        error = cause if isinstance(cause, SteelyardError) else _step_failed(cause)
+        for request_id in {work.sequence.request_id for work in batch.works}:
+            self._end_request(request_id, FinishReason.ERROR, error)
+        self._kv.reset_prefix_cache()
+
+    def _watch_deadline(self, request_id: str, deadline_s: float) -> None:
+        asyncio.get_running_loop().call_at(deadline_s, self.cancel, request_id, FinishReason.DEADLINE)
+
+    def _observe(self, start_s: float, schedule: Schedule, batch: Batch) -> None:
+        if not self._observers:
+            return
+        record = StepRecord(
+            step=batch.step,
+            start_s=start_s,
+            end_s=now_s(),
+            schedule=schedule,
+            works=tuple((work.sequence.id, work.start, work.num_tokens) for work in batch.works),
+            num_running=len(self._table.running),
+            num_waiting=len(self._table.waiting),
+            num_free_blocks=self._kv.num_free_blocks,
+        )
+        for observer in self._observers:
+            observer(record)
+
+    def check_invariants(self) -> None:
+        """Raise ``AssertionError`` if a block leaked, a refcount is wrong, or a sequence or request is lost."""
+        self._table.check_invariants()
+        self._kv.check_invariants([sequence.id for sequence in self._table.running])
+        live = {sequence.id for sequence in self._table.waiting + self._table.running}
+        assert live == set(self._completions), "a sequence without a completion, or the reverse"
+        for sequence in self._table.running:
+            held = self._kv.num_held_blocks(sequence.id) * self.config.block_size
+            assert held >= sequence.num_computed_tokens, "computed tokens without blocks"
+        owners = {response.request.id for response, _ in self._completions.values()}
+        assert owners <= set(self._responses), "a sequence outlived its request"
+
+
+def _step_failed(cause: Exception) -> EngineStoppedError:
+    error = EngineStoppedError(
+        f"the step failed: {type(cause).__name__}: {cause}",
+        field="executor",
+        remedy="Run again with --debug to see where",
+    )
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,91 @@
+"""One step of a real model: packed tensors in, sampled tokens out. Synchronous; knows no event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from steelyard.core.batch import Batch, SequenceWork, StepOutput
+from steelyard.core.request import SampledToken
+from steelyard.core.units import round_up
+from steelyard.engine.logprobs import prompt_logprobs
+from steelyard.engine.sampling import Sampler
+from steelyard.memory.paged_kv import PagedKVStore, PagedStepKV
+from steelyard.memory.step_plan import plan_step
+from steelyard.models.contract import LanguageModel
+
+_LOGITS_ROWS = 256
+
+
+class ModelRunner:
+    """Runs batches through a model and its KV store.
+
+    Args:
+        model: packed-token language model on ``store.device``.
+        store: where keys and values live.
+        sampler: picks tokens from logits.
+        row_tile: packed tokens are padded to a multiple of this, so that rows keep their bits (kernels.linear).
+    """
+
+    def __init__(self, model: LanguageModel, store: PagedKVStore, sampler: Sampler, row_tile: int = 1) -> None:
+        self._model, self._store, self._sampler, self._row_tile = model, store, sampler, row_tile
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> StepOutput:
+        """Compute one step: write KV, attend, and sample for every work item that reaches its last known token."""
+        hidden = self._hidden(batch.works, self._store)
+        return StepOutput(self._sample(batch.works, hidden), self._prompt_logprobs(batch.works, hidden))
+
+    @torch.inference_mode()
+    def hidden(self, sequence_work: Sequence[SequenceWork], store: PagedKVStore) -> Tensor:
+        """Return ``[tokens, hidden_size]`` for works over another store (scoring and embedding use a private one)."""
+        return self._hidden(sequence_work, store)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return ``[rows, vocab_size]`` float32 logits of ``hidden`` ``[rows, hidden_size]``."""
+        return self._model.logits(hidden)
+
+    def _hidden(self, works: Sequence[SequenceWork], store: PagedKVStore) -> Tensor:
+        plan = plan_step(works, store.shape.block_size, store.padding_block, store.device)
+        num_tokens = len(plan.slots)
+        padding = round_up(num_tokens, self._row_tile) - num_tokens
+        tokens = [token for work in works for token in work.sequence.tokens[work.start : work.end]]
+        positions = [position for work in works for position in range(work.start, work.end)]
+        hidden = self._model(
+            torch.tensor(tokens + [0] * padding, device=store.device),
+            torch.tensor(positions + [0] * padding, device=store.device),
+            PagedStepKV(store, plan),
+        )
+        return hidden[:num_tokens]
+
+    def _sample(self, works: Sequence[SequenceWork], hidden: Tensor) -> dict[int, tuple[SampledToken, ...]]:
+        last_rows, sequences, row = [], [], 0
+        for work in works:
+            row += work.num_tokens
+            if work.samples:
+                last_rows.append(row - 1)
+                sequences.append(work.sequence)
+        if not sequences:
+            return {}
+        logits = self._model.logits(hidden[torch.tensor(last_rows, device=hidden.device)])
+        tokens = self._sampler.sample(logits, sequences)
+        return {sequence.id: (token,) for sequence, token in zip(sequences, tokens, strict=True)}
+
+    def _prompt_logprobs(self, works: Sequence[SequenceWork], hidden: Tensor) -> dict[int, tuple[SampledToken, ...]]:
+        found, row = {}, 0
+        for work in works:
+            top = work.sequence.params.prompt_logprobs
+            count = min(work.end, work.sequence.num_prompt_tokens - 1) - work.start
+            if top is not None and count > 0:
+                targets = work.sequence.tokens[work.start + 1 : work.start + 1 + count]
+                found[work.sequence.id] = tuple(self._logprobs(hidden[row : row + count], targets, top))
+            row += work.num_tokens
+        return found
+
+    def _logprobs(self, hidden: Tensor, targets: list[int], num_top: int) -> Iterator[SampledToken]:
+        for start in range(0, len(targets), _LOGITS_ROWS):
+            rows = slice(start, start + _LOGITS_ROWS)
+            yield from prompt_logprobs(self._model.logits(hidden[rows]), targets[rows], num_top)

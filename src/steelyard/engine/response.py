@@ -1,0 +1,106 @@
+"""What a request's caller holds while the engine works on it: a :class:`Response` that grows and can be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from steelyard.core.errors import SteelyardError
+from steelyard.core.request import FinishReason, Request, RequestOutput, RequestTimes, SampledToken
+from steelyard.engine.completion import CompletionState
+
+
+class Response:
+    """A request's outputs so far. The engine writes; callers take snapshots.
+
+    Attributes:
+        request: what was asked.
+        completions: one state per completion, in order.
+        error: what ended the request abnormally, if anything did.
+    """
+
+    def __init__(self, request: Request, completions: tuple[CompletionState, ...], arrival_s: float) -> None:
+        self.request, self.completions = request, completions
+        self.error: SteelyardError | None = None
+        self.num_cached_tokens = 0
+        self._arrival_s = arrival_s
+        self._first_scheduled_s: float | None = None
+        self._first_token_s: float | None = None
+        self._last_token_s: float | None = None
+        self._prompt_logprobs: dict[int, SampledToken] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every completion has ended."""
+        return self.error is not None or all(c.finish_reason is not None for c in self.completions)
+
+    def note_scheduled(self, now_s: float, num_cached_tokens: int) -> None:
+        """Record the first admission: when, and how much of the prompt the prefix cache held."""
+        if self._first_scheduled_s is None:
+            self._first_scheduled_s, self.num_cached_tokens = now_s, num_cached_tokens
+
+    def note_prompt_logprobs(self, first_position: int, entries: tuple[SampledToken, ...]) -> None:
+        """Store the prompt log-probabilities of positions from ``first_position`` on; computing them again is fine."""
+        self._prompt_logprobs.update(enumerate(entries, first_position))
+
+    def note_token(self, now_s: float) -> None:
+        """Record that a token was committed and wake whoever waits."""
+        if self._first_token_s is None:
+            self._first_token_s = now_s
+        self._last_token_s = now_s
+        self._changed.set()
+
+    def end(self, reason: FinishReason, error: SteelyardError | None = None) -> None:
+        """End every unfinished completion for ``reason`` and wake whoever waits."""
+        for completion in self.completions:
+            completion.end(reason)
+        self.error = error
+        self._changed.set()
+
+    def snapshot(self) -> RequestOutput:
+        """Return everything known now."""
+        return RequestOutput(
+            request_id=self.request.id,
+            prompt_token_ids=self.request.prompt_token_ids,
+            outputs=tuple(completion.snapshot() for completion in self.completions),
+            finished=self.finished,
+            times=RequestTimes(
+                arrival_s=self._arrival_s,
+                first_scheduled_s=self._first_scheduled_s,
+                first_token_s=self._first_token_s,
+                last_token_s=self._last_token_s,
+            ),
+            prompt_logprobs=self._all_prompt_logprobs(),
+            num_cached_tokens=self.num_cached_tokens,
+        )
+
+    async def outputs(self) -> AsyncIterator[RequestOutput]:
+        """Yield a cumulative output whenever there is news, the finished one last.
+
+        Raises:
+            SteelyardError: what ended the request abnormally.
+        """
+        while not self.finished:
+            await self._changed.wait()
+            self._changed.clear()
+            if not self.finished:
+                yield self.snapshot()
+        yield self._result()
+
+    async def result(self) -> RequestOutput:
+        """Wait for the end and return the finished output; raises like :meth:`outputs`."""
+        while not self.finished:
+            await self._changed.wait()
+            self._changed.clear()
+        return self._result()
+
+    def _result(self) -> RequestOutput:
+        if self.error is not None:
+            raise self.error
+        return self.snapshot()
+
+    def _all_prompt_logprobs(self) -> tuple[SampledToken | None, ...] | None:
+        if self.request.params.prompt_logprobs is None:
+            return None
+        return tuple(self._prompt_logprobs.get(i) for i in range(len(self.request.prompt_token_ids)))

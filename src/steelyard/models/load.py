@@ -1,0 +1,197 @@
+"""From a resolved model to a decoder in memory: :func:`load_model`.
+
+The decoder is built on the meta device, every tensor's presence and shape is checked against its description, and only
+then are tensors read, one parameter at a time. Not here: quantised weights kept as they are, several devices.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from steelyard.core.errors import ModelError
+from steelyard.core.params import SamplingParams
+from steelyard.core.units import MIB
+from steelyard.models.config import ModelConfig
+from steelyard.models.decoder import Decoder
+from steelyard.models.families import family_of_config, gguf_form
+from steelyard.models.family import WeightMap
+from steelyard.models.generation import GenerationDefaults, generation_defaults
+from steelyard.models.keys import Keys
+from steelyard.models.parameters import ParameterSource, find_extras, plan_parameters
+from steelyard.models.resolve import CONFIG_FILE, ModelKind, ResolvedModel, open_weights
+from steelyard.models.weights.gguf import GGUFFile
+from steelyard.models.weights.source import WeightSource
+
+GENERATION_FILE = "generation_config.json"
+MAX_JSON_BYTES = 16 * MIB
+GGUF_IGNORED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight", ".attn_rot_embd.weight")
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called after each parameter with how many are loaded and how many there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready to run.
+
+    Attributes:
+        module: on the device asked for, evaluation mode, no gradients.
+        generation: what the model's files recommend for sampling.
+        weight_bytes: memory that the parameters take.
+    """
+
+    name: str
+    kind: ModelKind
+    config: ModelConfig
+    module: Decoder
+    generation: GenerationDefaults
+    weight_bytes: int
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Tokens that end a text, as the model's files say."""
+        return frozenset(self.generation.eos_token_ids)
+
+    @property
+    def default_params(self) -> SamplingParams:
+        """What the model's files recommend, and our defaults for the rest."""
+        return self.generation.sampling_params()
+
+
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """What the files say before any tensor is read."""
+
+    config: ModelConfig
+    generation: GenerationDefaults
+    weights: WeightMap
+    base: str
+    ignored: tuple[str, ...]
+
+
+def load_model(
+    resolved: ResolvedModel,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_progress: Progress | None = None,
+) -> LoadedModel:
+    """Load a model's weights.
+
+    Args:
+        resolved: where it is.
+        device: where the parameters go.
+        dtype: of all parameters: float32, bfloat16 or float16.
+        on_progress: see :data:`Progress`.
+
+    Raises:
+        ModelError: if the description is unsound or not supported, or contradicts a tensor's shape.
+        WeightsError: if a tensor is missing or cannot be read.
+    """
+    source = open_weights(resolved)
+    try:
+        described = _describe(resolved, source)
+        module = build_decoder(described, source, device=device, dtype=dtype, on_progress=on_progress)
+    finally:
+        source.close()
+    return LoadedModel(
+        name=resolved.name,
+        kind=resolved.kind,
+        config=described.config,
+        module=module,
+        generation=described.generation,
+        weight_bytes=sum(parameter.nbytes for parameter in module.parameters()),
+    )
+
+
+def build_decoder(
+    described: _Description,
+    source: WeightSource,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_progress: Progress | None,
+) -> Decoder:
+    """Check everything, then read everything."""
+    config = described.config
+    parameter_source = ParameterSource(config, described.weights, described.base, source)
+    parameter_source.check_extent()
+    with torch.device("meta"):
+        module = Decoder(config)
+    plan = plan_parameters(module, parameter_source)
+    extras = find_extras(plan, source, config, described.ignored)
+    if extras:
+        logger.warning("%d tensors of the file are not used, such as %s", len(extras), ", ".join(extras[:3]))
+    for num_done, parameter in enumerate(plan, start=1):
+        value = parameter_source.read(parameter, dtype).to(device)
+        set_parameter(module, parameter.name, value)
+        if on_progress is not None:
+            on_progress(num_done, len(plan))
+    if config.tied_embeddings:
+        module.lm_head.weight = module.embed.weight
+    return module.eval()
+
+
+def set_parameter(module: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Put ``value`` in the place of the parameter called ``name``, without gradients."""
+    path, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(path), leaf, nn.Parameter(value, requires_grad=False))
+
+
+def _describe(resolved: ResolvedModel, source: WeightSource) -> _Description:
+    if isinstance(source, GGUFFile):
+        return _describe_gguf(source.metadata, source)
+    return _describe_directory(resolved.path, source)
+
+
+def _describe_gguf(metadata: Mapping[str, object], source: WeightSource) -> _Description:
+    form = gguf_form(metadata)
+    config = form.config(metadata, source)
+    generation = GenerationDefaults(eos_token_ids=config.eos_token_ids)
+    return _Description(config, generation, form.weights, "", GGUF_IGNORED)
+
+
+def _describe_directory(path: Path, source: WeightSource) -> _Description:
+    values = read_json(path / CONFIG_FILE)
+    family = family_of_config(Keys(values, CONFIG_FILE))
+    config = family.config_from_hf(Keys(values, CONFIG_FILE))
+    generation_file = path / GENERATION_FILE
+    recommended = read_json(generation_file) if generation_file.is_file() else {}
+    generation = generation_defaults(Keys(recommended, GENERATION_FILE), config)
+    base = _base(family.bases, family.hf_weights, source)
+    return _Description(config, generation, family.hf_weights, base, family.hf_ignored)
+
+
+def _base(bases: tuple[str, ...], weights: WeightMap, source: WeightSource) -> str:
+    """Return the first base under which the file has the embedding matrix, or simply the first."""
+    template, names = weights["embed"].sources[0] + ".weight", source.names()
+    return next((base for base in bases if template.format(base=base) in names), bases[0])
+
+
+def read_json(path: Path) -> Mapping[str, object]:
+    """Return the object in a JSON file.
+
+    Raises:
+        ModelError: if it is missing, unreadable, larger than any such file is, or not an object.
+    """
+    remedy = "Download the model again"
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ModelError("the file is larger than any configuration", field=path.name, remedy=remedy)
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"the file cannot be read: {error.strerror}", field=path.name, remedy=remedy) from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError("the file is not valid JSON", field=path.name, remedy=remedy) from error
+    if not isinstance(values, dict):
+        raise ModelError("the file does not hold a JSON object", field=path.name, remedy=remedy)
+    return values
