@@ -72,8 +72,8 @@ def serve(load: list[Request], *, warm: bool = False, **sizes: int) -> tuple[lis
         {},
         {"enable_prefix_caching": False},
         {"max_num_batched_tokens": 7},
-        {"num_kv_blocks": 96},
-        {"num_kv_blocks": 96, "max_num_batched_tokens": 20, "enable_prefix_caching": False},
+        {"num_kv_blocks": 24, "max_model_len": 80},
+        {"num_kv_blocks": 24, "max_model_len": 80, "max_num_batched_tokens": 20, "enable_prefix_caching": False},
     ],
     ids=["plain", "no prefix cache", "chunked", "preempted", "chunked, preempted, no prefix cache"],
 )
@@ -98,7 +98,7 @@ def test_a_prefix_from_the_cache_changes_nothing(sampling: dict[str, float]) -> 
 
 def test_every_one_of_many_gets_what_it_gets_alone() -> None:
     load = requests(16, **GREEDY)
-    together, _ = serve(load, max_num_batched_tokens=40, num_kv_blocks=96)
+    together, _ = serve(load, max_num_batched_tokens=40, num_kv_blocks=40)
     for request, output in zip(load, together, strict=True):
         (alone,), _ = serve([request])
         assert output.outputs[0].token_ids == alone.outputs[0].token_ids, request.id

@@ -1,9 +1,10 @@
 """Causal attention of packed queries over padded keys, in PyTorch, and its plain reference.
 
 The working form folds the query heads of a group (GQA) into rows of one matrix per key/value head, pads the rows to a
-multiple of :data:`ROW_MULTIPLE` and the keys to whole KV blocks, and lets an additive mask say who sees whom. Padding
-is what makes a row's bits independent of how many rows stand beside it: the CPU's flash attention takes another path
-for fewer than four rows. Masked scores are a large finite negative number, not −∞, so that a row whose first key
+multiple of :data:`ROW_MULTIPLE`, and lets an additive mask say who sees whom. Callers pad the keys to a multiple of
+:data:`KEY_MULTIPLE`. Padding is what makes a row's bits independent of how many rows and masked keys stand beside it:
+the CPU's flash attention takes another path for fewer than four rows, and sums the keys past the last full vector in
+another order. Masked scores are a large finite negative number, not −∞, so that a row whose first key
 block is invisible (sliding window) stays finite; its weights underflow to exactly zero.
 
 Not here: tiling masks and native kernels (S01), key/value quantisation.
@@ -21,6 +22,7 @@ from steelyard.core.units import round_up
 
 MASKED = -1e30
 ROW_MULTIPLE = 4
+KEY_MULTIPLE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

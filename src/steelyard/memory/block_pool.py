@@ -1,8 +1,8 @@
 """Which KV blocks are referenced, and in which order the others are handed out.
 
-A block is *referenced* (by one or more block tables), or *free*. Free blocks are of two kinds: *empty* ones hold nothing
-worth keeping and are handed out first; *idle* ones still hold a cached prefix and are handed out least recently used
-first. The pool counts; what a block holds is the prefix cache's business, and tensors live elsewhere.
+A block is *referenced* (by one or more block tables), or *free*. Free blocks are of two kinds: *empty* ones hold
+nothing worth keeping and are handed out first; *idle* ones still hold a cached prefix and are handed out least recently
+used first. The pool counts; what a block holds is the prefix cache's business, and tensors live elsewhere.
 
 The idle list is an ``OrderedDict``: measured at 100,000 blocks it is as fast as a doubly linked list over two Python
 lists (0.1–0.3 µs per operation), and shorter. A plain ``dict`` would not do: popping its first key repeatedly is

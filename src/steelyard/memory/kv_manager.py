@@ -134,7 +134,7 @@ class KVManager:
         """Return what :meth:`admit` would find now; changes nothing, not even the order of eviction.
 
         The prefix is whole blocks and leaves at least one known token to compute, so that there is something to sample
-        from. A sequence whose prompt log-probabilities are wanted finds nothing: each of its positions must be computed.
+        from. A sequence whose prompt log-probabilities are wanted finds nothing: every position must be computed.
         """
         blocks = self._match(sequence)
         num_idle = sum(self._pool.num_references(block) == 0 for block in blocks)
@@ -242,7 +242,7 @@ class KVManager:
         assert held == live, f"tables without a live sequence: {held - live}; live without a table: {live - held}"
         for sequence_id, table in self._tables.items():
             assert len(set(table.blocks)) == len(table.blocks), f"sequence {sequence_id} holds a block twice"
-            assert self.block_table(sequence_id) == tuple(table.blocks), f"sequence {sequence_id} shows an old table"
+            assert table.frozen in (None, tuple(table.blocks)), f"sequence {sequence_id} shows an old table"
         self._pool.check_invariants(Counter(chain.from_iterable(table.blocks for table in self._tables.values())))
         self._cache.check_invariants()
         idle = set(self._pool.idle_blocks())

@@ -2,7 +2,7 @@
 
 A block's KV depends on its own tokens and on everything before them, so its name is a chain: the BLAKE2b-128 digest of
 the parent block's digest and the block's token ids in fixed width. The first parent is the digest of the request's
-cache salt; sequences of different salts (tenants) therefore never share a block, nor learn by timing what others cached.
+cache salt; sequences of different salts (tenants) therefore never share a block, nor learn by timing what others hold.
 
 Comparing digests stands for comparing tokens. All inputs of one digest have the same length and layout, so two
 different contents never feed the hash equal bytes. By accident two of 2**40 blocks collide with a probability of about

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import gcd
 
 import torch
 from torch import Tensor
 
 from steelyard.core.batch import SequenceWork
-from steelyard.core.units import ceil_div
-from steelyard.kernels.attention import additive_mask
+from steelyard.core.units import ceil_div, round_up
+from steelyard.kernels.attention import KEY_MULTIPLE, additive_mask
 
 QUERY_TILE = 128
 # A group is closed when a context would be padded to more than this multiple of itself …
@@ -42,7 +43,7 @@ class AttentionGroup:
         rows: ``[batch · queries]`` int64 rows in the packed step, or a slice where they are consecutive.
         positions: ``[batch, queries]`` int64.
         blocks: ``[batch · blocks_each]`` int64 into the store; shorter contexts end in padding blocks.
-        num_keys: keys per tile, a multiple of the block size.
+        num_keys: keys per tile, a multiple of the block size and of ``KEY_MULTIPLE``.
     """
 
     rows: Tensor | slice
@@ -117,7 +118,8 @@ def _fits(group: list[_Tile], tile: _Tile, num_queries: int, block_size: int) ->
 
 def _build(group: list[_Tile], block_size: int, padding_block: int, device: torch.device) -> AttentionGroup:
     group = sorted(group, key=lambda tile: tile.row)
-    queries, widest = group[0].num_queries, max(len(tile.blocks) for tile in group)
+    queries = group[0].num_queries
+    widest = round_up(max(len(tile.blocks) for tile in group), KEY_MULTIPLE // gcd(KEY_MULTIPLE, block_size))
     blocks = [tile.blocks + (padding_block,) * (widest - len(tile.blocks)) for tile in group]
     first = torch.tensor([tile.position for tile in group], device=device)
     return AttentionGroup(
