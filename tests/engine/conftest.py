@@ -75,8 +75,8 @@ def tiny_decoder() -> tuple[Decoder, int]:
     )
     layer = LayerConfig(attention=attention, feed_forward=MlpConfig(size=96, activation=Activation.SILU))
     config = ModelConfig(
-        family="llama", vocab_size=VOCABULARY, hidden_size=96, max_position_embeddings=256, norm=NormKind.RMS, norm_eps=1e-5,
-        residual=Residual.PRE, layers=(layer, layer),
+        family="llama", vocab_size=VOCABULARY, hidden_size=96, max_position_embeddings=256, norm=NormKind.RMS,
+        norm_eps=1e-5, residual=Residual.PRE, layers=(layer, layer),
     )  # fmt: skip
     torch.manual_seed(0)
     decoder = Decoder(config).eval().requires_grad_(False)

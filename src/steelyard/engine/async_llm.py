@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -15,10 +16,11 @@ from steelyard.core.errors import ModelError, PromptError
 from steelyard.core.params import SamplingParams
 from steelyard.core.request import Request, RequestOutput
 from steelyard.engine.build import LLMOptions, Parts, build_parts
-from steelyard.engine.engine import Engine, Observer
-from steelyard.engine.probe import Prober, TextScore
+from steelyard.engine.engine import Engine
+from steelyard.engine.probe import TextScore
 from steelyard.engine.response import Response
 from steelyard.engine.torch_executor import TorchExecutor
+from steelyard.engine.view import Observer
 from steelyard.models.text.chat import encode_chat
 from steelyard.models.text.tokenizer import Tokenizer
 
@@ -159,20 +161,17 @@ class AsyncLLM:
     async def score(self, texts: Sequence[Prompt]) -> list[TextScore]:
         """Return each text's token log-probabilities (natural log), in order."""
         encoded = [self.encode(text) for text in texts]
-        return [await self._probe(lambda prober, ids=ids: prober.score(ids)) for ids in encoded]
+        return [await self._executor.call(partial(self.parts.prober.score, ids)) for ids in encoded]
 
     async def embed(self, texts: Sequence[Prompt]) -> Tensor:
         """Return ``[texts, hidden_size]`` float32: the mean of the final hidden states, scaled to length one."""
         encoded = [self.encode(text) for text in texts]
-        return torch.stack([await self._probe(lambda prober, ids=ids: prober.embed(ids)) for ids in encoded])
+        return torch.stack([await self._executor.call(partial(self.parts.prober.embed, ids)) for ids in encoded])
 
     async def logits(self, token_ids: Sequence[int]) -> Tensor:
         """Return ``[tokens, vocab_size]`` float32 logits: row i predicts token i + 1."""
         ids = self.encode(token_ids)
-        return await self._probe(lambda prober: prober.logits(ids))
-
-    async def _probe(self, question: Callable[[Prober], Any]) -> Any:
-        return await self._executor.call(lambda: question(self.parts.prober))
+        return await self._executor.call(partial(self.parts.prober.logits, ids))
 
     async def close(self) -> None:
         """Stop the engine; unfinished requests end with an error."""

@@ -12,14 +12,16 @@ from steelyard.core.params import SamplingParams
 from steelyard.core.units import ceil_div, format_bytes
 from steelyard.engine.completion import TextFactory
 from steelyard.engine.config import EngineConfig
-from steelyard.engine.engine import Engine, Observer
+from steelyard.engine.engine import Engine
 from steelyard.engine.executor import Executor
 from steelyard.engine.model_runner import ModelRunner
 from steelyard.engine.probe import Prober
 from steelyard.engine.sampling import Sampler
+from steelyard.engine.view import Observer
 from steelyard.hardware.this_machine import available_memory_bytes
 from steelyard.kernels.linear import prepare_linears
 from steelyard.memory.paged_kv import KVShape, PagedKVStore
+from steelyard.models.catalogue import default_model
 from steelyard.models.load import LoadedModel, load_model
 from steelyard.models.resolve import resolve_model
 from steelyard.models.text.chat import ChatTemplate
@@ -83,6 +85,7 @@ class Parts:
 
     name: str
     model: LoadedModel
+    dtype: torch.dtype
     runner: ModelRunner
     prober: Prober
     tokenizer: Tokenizer | None
@@ -125,7 +128,7 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     set_threads(options.threads)
     policy = make_schedule_policy(options.schedule_policy)
     del policy  # made only to find a wrong name before minutes of loading
-    resolved = resolve_model(model)
+    resolved = resolve_model(model if model is not None else default_model())
     loaded = load_model(resolved, device=device, dtype=dtype)
     text = load_text(resolved)
     row_tile = prepare_linears(loaded.module)
@@ -145,6 +148,7 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     return Parts(
         name=loaded.name,
         model=loaded,
+        dtype=dtype,
         runner=runner,
         prober=prober,
         tokenizer=text.tokenizer,

@@ -15,9 +15,9 @@ from steelyard.core.errors import ParamsError
 from steelyard.core.params import SamplingParams
 from steelyard.core.request import RequestOutput
 from steelyard.engine.async_llm import AsyncLLM, Message, Prompt
-from steelyard.engine.engine import Observer
 from steelyard.engine.probe import TextScore
 from steelyard.engine.response import Response
+from steelyard.engine.view import Observer
 from steelyard.models.text.tokenizer import Tokenizer
 
 T = TypeVar("T")

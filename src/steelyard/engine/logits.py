@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from steelyard.core.errors import ParamsError, ResourceError
 from steelyard.core.params import SamplingParams
@@ -193,15 +194,13 @@ def rank_kept(logits: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Logits and token ids, both ``[rows, most kept in a row]``; shorter rows end in −∞ and id 0.
     """
-    counts = keep.sum(dim=-1)
-    rows, ids = keep.nonzero(as_tuple=True)
-    slots = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    shape = (len(logits), int(counts.max()))
-    kept = torch.full(shape, float("-inf"), dtype=logits.dtype, device=logits.device)
-    kept_ids = torch.zeros(shape, dtype=torch.int64, device=logits.device)
-    kept[rows, slots], kept_ids[rows, slots] = logits[rows, ids], ids
+    counts = keep.sum(dim=-1).tolist()
+    places = keep.flatten().nonzero()[:, 0]
+    values = logits.flatten().index_select(0, places).split(counts)
+    ids = (places % logits.shape[1]).split(counts)
+    kept = pad_sequence(list(values), batch_first=True, padding_value=float("-inf"))
     kept, order = kept.sort(dim=-1, descending=True, stable=True)
-    return kept, kept_ids.gather(-1, order)
+    return kept, pad_sequence(list(ids), batch_first=True).gather(-1, order)
 
 
 def kth_largest(logits: Tensor, ks: Sequence[int]) -> Tensor:

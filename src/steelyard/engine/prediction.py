@@ -6,12 +6,18 @@ running it again in virtual time.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+from torch import nn
 
 from steelyard.core.batch import Batch
+from steelyard.core.clock import Stopwatch
 from steelyard.cost.roofline import ModelShape, SequenceShape, StepShape, step_cost
 from steelyard.engine.executor import StepCost
-from steelyard.hardware.device import Device
+from steelyard.hardware.device import Device, PeakRate
+from steelyard.hardware.this_machine import measure_quickly
+from steelyard.kernels.linear import prepare_linears
 from steelyard.models.config import MlpConfig, ModelConfig
 
 
@@ -62,3 +68,27 @@ def _active_params(config: ModelConfig, index: int) -> int:
         return projections + config.hidden_size * network.size * (3 if network.gated else 2)
     sizes = network.top_k * network.size + (network.shared_size or 0)
     return projections + config.hidden_size * (3 * sizes + network.num_experts)
+
+
+def measured_device(dtype: torch.dtype) -> Device:
+    """Return this machine's CPU with bandwidth and matrix rate measured now, the rate by the engine's own kernel.
+
+    Takes about a second; run it while the machine is quiet.
+    """
+    device = measure_quickly()
+    rate = PeakRate(dtype=str(dtype).removeprefix("torch."), flop_per_s=matmul_flop_per_s(dtype))
+    return replace(device, peaks=(rate, *(peak for peak in device.peaks if peak.dtype != rate.dtype)))
+
+
+def matmul_flop_per_s(dtype: torch.dtype) -> float:
+    """Return the best rate that a prepared linear layer reached in a few rounds on this CPU."""
+    rows, width = 256, 1024
+    layer = nn.Sequential(nn.Linear(width, width, bias=False, dtype=dtype))
+    prepare_linears(layer)
+    x, best_s = torch.randn(rows, width, dtype=dtype), float("inf")
+    with torch.inference_mode():
+        for _ in range(20):
+            with Stopwatch() as watch:
+                layer(x)
+            best_s = min(best_s, watch.elapsed_s)
+    return 2.0 * rows * width * width / best_s

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from steelyard.core.errors import WeightsError
 from steelyard.models.config import (
     MAX_CONTEXT,
     MAX_VOCAB,
@@ -155,7 +156,7 @@ def gguf_basics(
     num_heads = keys.count("attention.head_count")
     eos = tokens.optional_integer("eos_token_id")
     return Basics(
-        vocab_size=source.shape("token_embd.weight")[0],
+        vocab_size=gguf_size(source, "token_embd.weight", 0),
         hidden_size=hidden_size,
         mlp_size=keys.count("feed_forward_length", 1),
         num_layers=keys.num_layers("block_count"),
@@ -174,6 +175,18 @@ def gguf_basics(
 def gguf_keys(metadata: Mapping[str, object], architecture: str) -> Keys:
     """Return the architecture's own keys."""
     return Keys(metadata, GGUF_FILE, architecture + ".")
+
+
+def gguf_size(source: WeightSource, name: str, dim: int) -> int:
+    """Return one dimension of a tensor.
+
+    Raises:
+        WeightsError: if the tensor is missing or has fewer dimensions.
+    """
+    shape = source.shape(name)
+    if len(shape) <= dim:
+        raise WeightsError(f"its shape is {list(shape)}", field=name, remedy="Download the file again")
+    return shape[dim]
 
 
 def has_bias(source: WeightSource, name: str) -> bool:

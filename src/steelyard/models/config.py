@@ -120,7 +120,7 @@ class RopeConfig:
     scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
-        _require(self.theta > 0, "rope_theta", f"{self.theta} is not positive")
+        _require(self.theta > 1, "rope_theta", f"{self.theta} is not above 1")
         _require(self.dim >= 2 and self.dim % 2 == 0, "partial_rotary_factor", f"{self.dim} elements cannot be paired")
         if isinstance(self.scaling, FactorScaling):
             _require(

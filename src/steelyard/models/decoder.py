@@ -38,7 +38,7 @@ class Decoder(nn.Module):
         if config.tied_embeddings:
             self.lm_head.weight = self.embed.weight
         ropes = dict.fromkeys(layer.attention.rope for layer in config.layers)
-        self._tables = [RotaryTable(rope, config.max_position_embeddings) for rope in ropes if rope is not None]
+        self._tables = [RotaryTable(rope) for rope in ropes if rope is not None]
 
     def forward(self, token_ids: Tensor, positions: Tensor, kv: KVAccess) -> Tensor:
         """See :class:`steelyard.models.contract.LanguageModel`."""

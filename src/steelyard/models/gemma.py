@@ -47,8 +47,8 @@ def gemma3_from_hf(keys: Keys) -> ModelConfig:
     basics = hf_basics(keys, GEMMA3_DEFAULTS)
     full, local = _gemma3_ropes(keys, basics)
     pattern = keys.count("sliding_window_pattern", GEMMA3_PATTERN)
-    softcap = keys.optional_number("attn_logit_softcapping")
-    layers = _hf_layers(keys, basics, full, local, pattern, softcap, qk_norm=QKNorm.PER_HEAD)
+    # The reference implementation ignores attn_logit_softcapping in Gemma 3, and released models leave it empty.
+    layers = _hf_layers(keys, basics, full, local, pattern, None, qk_norm=QKNorm.PER_HEAD)
     return _model(basics, "gemma3", layers, keys.optional_number("final_logit_softcapping"))
 
 

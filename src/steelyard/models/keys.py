@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from steelyard.core.errors import ModelError
 from steelyard.models.config import MAX_LAYERS, MAX_WIDTH, Activation
@@ -60,14 +60,14 @@ class Keys:
     def integer(self, key: str, default: int | None = None) -> int:
         """Return an integer."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.wrong(key, f"{_show(value)} is not an integer")
+        if not _is_integer(value):
+            raise self.wrong(key, f"{_show(value)} is not an integer of 64 bits")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         """Return a finite number."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_finite(value):
             raise self.wrong(key, f"{_show(value)} is not a finite number")
         return float(value)
 
@@ -103,16 +103,14 @@ class Keys:
             return self._absent(key, default) or ()
         value = self._values[self._prefix + key]
         items = value if isinstance(value, list | tuple) else (value,)
-        if not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
-            raise self.wrong(key, f"{_show(value)} is not a list of integers")
+        if not all(map(_is_integer, items)):
+            raise self.wrong(key, f"{_show(value)} is not a list of integers of 64 bits")
         return tuple(items)
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """Return a list of finite numbers."""
         value = self._get(key, None)
-        if not isinstance(value, list | tuple) or not all(
-            isinstance(item, int | float) and not isinstance(item, bool) and math.isfinite(item) for item in value
-        ):
+        if not isinstance(value, list | tuple) or not all(map(_is_finite, value)):
             raise self.wrong(key, f"{_show(value)} is not a list of finite numbers")
         return tuple(float(item) for item in value)
 
@@ -165,6 +163,18 @@ class Keys:
 
     def _absent(self, key: str, default: T) -> T | None:
         return None if self._prefix + key in self._values else default
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    """Whether ``value`` is an integer of 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
+
+
+def _is_finite(value: object) -> TypeGuard[int | float]:
+    """Whether ``value`` is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 1 << 1023
 
 
 def _show(value: object) -> str:

@@ -13,7 +13,7 @@ from steelyard.models.basics import HfDefaults, gguf_basics, gguf_keys, hf_basic
 from steelyard.models.config import LayerConfig, MlpConfig, ModelConfig, MoeConfig
 from steelyard.models.family import GGUF_EXPERTS, HF_DENSE, Family, GGUFForm, RowOrder, WeightMap
 from steelyard.models.keys import Keys
-from steelyard.models.rope_keys import gguf_rope, hf_rope
+from steelyard.models.rope_keys import gguf_whole_rope, hf_rope
 from steelyard.models.weights.source import WeightSource
 
 LLAMA_DEFAULTS = HfDefaults(
@@ -48,7 +48,7 @@ def llama_from_gguf(metadata: Mapping[str, object], source: WeightSource) -> Mod
     basics, keys = gguf_basics(metadata, source, "llama"), gguf_keys(metadata, "llama")
     names = source.names()
     attention = basics.attention(
-        gguf_rope(metadata, source, "llama", basics),
+        gguf_whole_rope(metadata, source, "llama", basics),
         window=keys.optional_count("attention.sliding_window"),
         qkv_bias="blk.0.attn_q.bias" in names,
         out_bias="blk.0.attn_output.bias" in names,

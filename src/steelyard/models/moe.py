@@ -34,7 +34,7 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[tokens, hidden_size]`` of ``x`` ``[tokens, hidden_size]``."""
         weights, chosen = self.route(x)
-        out = (self._expert_outputs(x, chosen) * weights[..., None]).sum(dim=1)
+        out = weighted_sum(self._expert_outputs(x, chosen), weights)
         if self.shared is not None and self.shared_gate is not None:
             out = out + torch.sigmoid(self.shared_gate(x)) * self.shared(x)
         return out
@@ -57,4 +57,12 @@ class MixtureOfExperts(nn.Module):
         outputs = x.new_empty(num_tokens * top_k, x.shape[-1])
         if computed:
             outputs[by_expert] = torch.cat(computed)
-        return outputs.view(num_tokens, top_k, -1)
+        return outputs.view(num_tokens, top_k, x.shape[-1])
+
+
+def weighted_sum(outputs: Tensor, weights: Tensor) -> Tensor:
+    """Return ``[tokens, hidden_size]``: each token's ``outputs`` ``[tokens, top_k, hidden_size]`` times ``weights``.
+
+    Summed in the order of the router's choice, so that a row's bits do not depend on the other rows.
+    """
+    return (outputs * weights[..., None]).sum(dim=1)

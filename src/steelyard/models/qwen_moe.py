@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from steelyard.models.basics import Basics, HfDefaults, gguf_basics, gguf_keys, has_bias, hf_basics
+from steelyard.models.basics import Basics, HfDefaults, gguf_basics, gguf_keys, gguf_size, has_bias, hf_basics
 from steelyard.models.config import MAX_EXPERTS, LayerConfig, MlpConfig, ModelConfig, MoeConfig, QKNorm
 from steelyard.models.family import GGUF_EXPERTS, HF_EXPERTS, Family, GGUFForm
 from steelyard.models.keys import Keys
@@ -98,10 +98,10 @@ def _from_gguf(metadata: Mapping[str, object], source: WeightSource, name: str, 
     experts = MoeConfig(
         num_experts=keys.count("expert_count"),
         top_k=keys.count("expert_used_count"),
-        size=keys.count("expert_feed_forward_length", source.shape("blk.0.ffn_up_exps.weight")[1]),
+        size=keys.count("expert_feed_forward_length", gguf_size(source, "blk.0.ffn_up_exps.weight", 1)),
         activation=basics.activation,
         renormalise=keys.flag("expert_weights_norm", name == "qwen3moe"),
-        shared_size=source.shape(shared)[0] if shared in source.names() else None,
+        shared_size=gguf_size(source, shared, 0) if shared in source.names() else None,
     )
     return basics.model(name, (LayerConfig(attention=attention, feed_forward=experts),) * basics.num_layers)
 

@@ -44,49 +44,57 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 
 
 class RotaryTable:
-    """cos and sin by position, computed when first asked for, at least doubling each time.
+    """cos and sin by position.
+
+    On the CPU a table, made when first asked for and at least doubling each time: there the bits of a vectorised
+    cosine depend on where in the array it stands. On an accelerator they do not, and asking for the largest position
+    would stall it, so the step's few angles are computed on the spot.
 
     Args:
         config: the embedding.
-        context_length: on an accelerator, where asking for the largest position would stall it, the table is made
-            this long at once.
     """
 
-    def __init__(self, config: RopeConfig, context_length: int) -> None:
-        self.config, self.context_length = config, context_length
-        self._table: Tensor | None = None  # [2, positions, dim] float32: cos and signed sin
+    def __init__(self, config: RopeConfig) -> None:
+        self.config = config
+        self._frequencies: Tensor | None = None
+        self._table = torch.empty(2, 0, config.dim, device="cpu")  # cos and signed sin by position, float32
 
     def lookup(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """Return the rotation of ``positions`` ``[tokens]`` int64 in ``dtype``."""
-        cos, sin = self._grown(positions)[:, positions, None].to(dtype)
+        if positions.device.type == "cpu":
+            cos, sin = self._grown(positions)[:, positions, None].to(dtype)
+        else:
+            cos, sin = self._computed(positions)[:, :, None].to(dtype)
         return cos, sin
 
     @torch.inference_mode(False)  # a table made while serving must not be unusable in training
     def _grown(self, positions: Tensor) -> Tensor:
-        table, device = self._table, positions.device
-        if table is None or table.device != device:
-            table = torch.empty(2, 0, self.config.dim, device=device)
-        num_known = table.shape[1]
-        on_cpu = device.type == "cpu"
-        needed = (int(positions.max()) + 1 if len(positions) else 0) if on_cpu else self.context_length
+        num_known = self._table.shape[1]
+        needed = int(positions.max()) + 1 if len(positions) else 0
         if needed > num_known:
-            new = rope_table(self.config, num_known, round_up(max(needed, 2 * num_known), TABLE_BLOCK), device)
-            table = torch.cat((table, new), dim=1)
-        self._table = table
-        return table
+            stop = round_up(max(needed, 2 * num_known), TABLE_BLOCK)
+            blocks = (torch.arange(start, start + TABLE_BLOCK) for start in range(num_known, stop, TABLE_BLOCK))
+            self._table = torch.cat((self._table, *map(self._computed, blocks)), dim=1)
+        return self._table
+
+    def _computed(self, positions: Tensor) -> Tensor:
+        if self._frequencies is None or self._frequencies.device != positions.device:
+            with torch.inference_mode(False):
+                self._frequencies = inverse_frequencies(self.config, positions.device)
+        return rotation_at(self.config, self._frequencies, positions)
 
 
-def rope_table(config: RopeConfig, start: int, stop: int, device: torch.device) -> Tensor:
-    """Return cos and signed sin of positions ``start … stop − 1``, multiples of the block: ``[2, n, dim]`` float32."""
-    assert start % TABLE_BLOCK == stop % TABLE_BLOCK == 0
-    scale = attention_factor(config)
-    blocks = []
-    for first in range(start, stop, TABLE_BLOCK):
-        positions = torch.arange(first, first + TABLE_BLOCK, device=device).float()[:, None]
-        angles = positions * _frequencies_at(config, positions)
-        cos, sin = angles.cos() * scale, angles.sin() * scale
-        blocks.append(torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))))
-    return torch.cat(blocks, dim=1)
+def rotation_at(config: RopeConfig, frequencies: Tensor, positions: Tensor) -> Tensor:
+    """Return cos and signed sin, ``[2, tokens, dim]`` float32, of ``positions`` ``[tokens]``.
+
+    ``frequencies`` are :func:`inverse_frequencies`; dynamic scaling has its own at each position.
+    """
+    column = positions.float()[:, None]
+    if isinstance(config.scaling, DynamicScaling):
+        frequencies = _dynamic(config, config.scaling, column)
+    angles, scale = column * frequencies, attention_factor(config)
+    cos, sin = angles.cos() * scale, angles.sin() * scale
+    return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)))
 
 
 def attention_factor(config: RopeConfig) -> float:
@@ -115,15 +123,14 @@ def _powers(theta: float, dim: int, device: torch.device | None) -> Tensor:
     return powers
 
 
-def _frequencies_at(config: RopeConfig, positions: Tensor) -> Tensor:
-    """Return radians per position, ``[dim / 2]``, or for dynamic scaling one row per position ``[n, dim / 2]``."""
-    scaling, dim = config.scaling, config.dim
-    if not isinstance(scaling, DynamicScaling):
-        return inverse_frequencies(config, positions.device)
+def _dynamic(config: RopeConfig, scaling: DynamicScaling, positions: Tensor) -> Tensor:
+    """Return radians per position at each of ``positions`` ``[n, 1]``, ``[n, dim / 2]``."""
+    dim = config.dim
     length = (positions + 1).clamp(min=scaling.original_context)
     stretch = scaling.factor * length / scaling.original_context - (scaling.factor - 1)
     base = config.theta * stretch ** (dim / (dim - 2))
-    return 1.0 / base ** (torch.arange(0, dim, 2, device=positions.device).float() / dim)
+    frequencies: Tensor = 1.0 / base ** (torch.arange(0, dim, 2, device=positions.device).float() / dim)
+    return frequencies
 
 
 def _llama3(scaling: Llama3Scaling, plain: Tensor) -> Tensor:

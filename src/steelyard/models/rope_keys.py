@@ -170,6 +170,17 @@ def gguf_rope(metadata: Mapping[str, object], source: WeightSource, architecture
     )
 
 
+def gguf_whole_rope(
+    metadata: Mapping[str, object], source: WeightSource, architecture: str, basics: Basics
+) -> RopeConfig:
+    """Return the rotary embedding of an architecture whose rows are paired, which is undone for whole heads only."""
+    rope = gguf_rope(metadata, source, architecture, basics)
+    if rope.dim != basics.head_dim:
+        problem = f"{rope.dim} rotated elements in a head of {basics.head_dim} are not supported here"
+        raise gguf_keys(metadata, architecture).wrong("rope.dimension_count", problem)
+    return rope
+
+
 def gguf_usable_context(rope: RopeConfig, metadata: Mapping[str, object], architecture: str, context: int) -> int:
     """Return the context length; with LongRoPE (a file that stores short factors), the original one."""
     if isinstance(rope.scaling, FactorScaling):

@@ -10,7 +10,7 @@ from steelyard.models.config import LayerConfig, ModelConfig
 from steelyard.models.family import GGUF_DENSE, HF_DENSE, Family, GGUFForm
 from steelyard.models.keys import Keys
 from steelyard.models.llama import with_paired_rows
-from steelyard.models.rope_keys import gguf_rope, hf_rope
+from steelyard.models.rope_keys import gguf_whole_rope, hf_rope
 from steelyard.models.weights.source import WeightSource
 
 DEFAULTS = HfDefaults(
@@ -51,7 +51,7 @@ def _rotated(keys: Keys, num_layers: int) -> tuple[bool, ...]:
 def smollm3_from_gguf(metadata: Mapping[str, object], source: WeightSource) -> ModelConfig:
     """Return the model that GGUF metadata describe; the interval of NoPE layers is not among them."""
     basics = gguf_basics(metadata, source, "smollm3")
-    rope = gguf_rope(metadata, source, "smollm3", basics)
+    rope = gguf_whole_rope(metadata, source, "smollm3", basics)
     layers = tuple(
         LayerConfig(attention=basics.attention(rope if (i + 1) % GGUF_INTERVAL else None), feed_forward=basics.mlp())
         for i in range(basics.num_layers)

@@ -149,7 +149,7 @@ def check_decodes_come_before_chunks(view: FakeView, schedule: Schedule) -> None
 def check_starving_go_first(view: FakeView, schedule: Schedule, starvation_s: float) -> None:
     newcomers = admitted(view, schedule)
     starving = sorted(
-        (s for s in view.waiting if view.now_s - s.arrival_s > starvation_s), key=lambda s: (s.arrival_s, s.id)
+        (s for s in view.waiting if s.arrival_s < view.now_s - starvation_s), key=lambda s: (s.arrival_s, s.id)
     )
     count = min(len(newcomers), len(starving))
     assert newcomers[:count] == [s.id for s in starving[:count]], "somebody passed one who starved"

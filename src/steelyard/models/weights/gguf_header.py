@@ -1,8 +1,8 @@
 """Reading a GGUF header: metadata and the directory of tensors, from bytes that nobody vouches for.
 
 Little-endian GGUF versions 2 and 3. Every count, length, offset and type number is compared with the bytes that are
-really there before anything of its size is made, so a hostile header costs no more memory than a small multiple of its
-own length. Left out: the tensors' contents, and what the metadata mean.
+really there before anything of its size is made. As Python objects a header takes up to ten times its length in the
+file, and that length has a limit. Left out: the tensors' contents, and what the metadata mean.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SUPPORTED_VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 ALIGNMENT_KEY = "general.alignment"
 
-MAX_HEADER_BYTES = 256 * MIB  # the largest vocabularies need some 20 MiB
+MAX_HEADER_BYTES = 64 * MIB  # the largest vocabularies need some 20 MiB
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 18
 MAX_DIMENSIONS = 4
@@ -187,20 +187,20 @@ class _Cursor:
     def strings(self, count: int) -> tuple[str, ...]:
         """Read ``count`` strings. The one hot loop of the header: a vocabulary has hundreds of thousands."""
         buffer, limit, position, length_at = self._buffer, self._limit, self.position, _U64.unpack_from
-        found: list[bytes] = []
-        for _ in range(count):
-            start = position + 8
-            if start > limit:
-                raise self.overrun()
-            position = start + length_at(buffer, position)[0]
-            if position > limit:
-                raise self.overrun()
-            found.append(buffer[start:position])
-        self.position = position
+        found: list[str] = []
         try:
-            return tuple([data.decode() for data in found])
+            for _ in range(count):
+                start = position + 8
+                if start > limit:
+                    raise self.overrun()
+                position = start + length_at(buffer, position)[0]
+                if position > limit:
+                    raise self.overrun()
+                found.append(buffer[start:position].decode())
         except UnicodeDecodeError as error:
             raise self.error("a string is not UTF-8") from error
+        self.position = position
+        return tuple(found)
 
     def numbers(self, kind: int, count: int) -> tuple[int | float | bool, ...]:
         """Read ``count`` numbers or truth values of type ``kind``."""

@@ -42,14 +42,13 @@ def schedule_in_order(view: SchedulerView, rank: Rank, displaces: Displaces | No
             ``None`` for never. The place is made in one step and taken in a later one.
     """
     order = deque(_demand(view, sequence) for sequence in sorted(view.running, key=rank))
-    waiting = sorted(view.waiting, key=rank)
     ledger = _Ledger(view)
-    if displaces is not None and waiting:
-        _make_place(ledger, order, waiting[0], displaces)
+    if displaces is not None and view.waiting:
+        _make_place(ledger, order, min(view.waiting, key=rank), displaces)
     num_committed = sum(demand.num_committed_blocks for demand in order)
     _grant_running(ledger, order)
     if not ledger.preempted:
-        _admit(ledger, waiting, num_committed)
+        _admit(ledger, rank, num_committed)
     return Schedule(tuple(ledger.preempted), tuple(ledger.grants))
 
 
@@ -178,13 +177,15 @@ def _preempt_for_block(ledger: _Ledger, order: deque[_Demand]) -> bool:
     return False
 
 
-def _admit(ledger: _Ledger, waiting: list[SequenceView], num_committed: int) -> None:
+def _admit(ledger: _Ledger, rank: Rank, num_committed: int) -> None:
     """Admit waiting sequences in order while seats, tokens and blocks last."""
     view, block_size = ledger.view, ledger.limits.block_size
     num_seats = ledger.limits.max_num_seqs - len(view.running)
+    if num_seats <= 0 or ledger.num_tokens_left == 0:
+        return
     num_spare = view.num_free_blocks - num_committed
     num_growth = 1 if view.running else 0
-    for sequence in waiting[: max(0, num_seats)]:
+    for sequence in sorted(view.waiting, key=rank)[:num_seats]:
         prefix = view.cached_prefix(sequence.id)
         num_new = sequence.num_tokens - prefix.num_tokens
         num_needed = prefix.num_idle_blocks + ceil_div(num_new, block_size)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from steelyard.policies.schedule.in_order import schedule_in_order
-from steelyard.policies.schedule.starvation import DEFAULT_STARVATION_S, check_starvation_s, is_starving
+from steelyard.policies.schedule.starvation import DEFAULT_STARVATION_S, check_starvation_s, starving_before_s
 from steelyard.policies.schedule.types import Schedule, SchedulePolicy, SchedulerView, SequenceView
 
 
@@ -40,15 +40,15 @@ class PriorityPolicy:
 
     def __call__(self, view: SchedulerView) -> Schedule:
         """See :class:`~steelyard.policies.schedule.types.SchedulePolicy`."""
-        starvation_s = self._config.starvation_s
+        starving_s = starving_before_s(view, self._config.starvation_s)
 
         def rank(sequence: SequenceView) -> tuple[float, ...]:
-            if is_starving(view, sequence, starvation_s):
+            if sequence.arrival_s < starving_s:
                 return (0, 0, sequence.arrival_s, sequence.id)
             return (1, sequence.priority, sequence.arrival_s, sequence.id)
 
         def displaces(newcomer: SequenceView, runner: SequenceView) -> bool:
-            return newcomer.priority < runner.priority and not is_starving(view, runner, starvation_s)
+            return newcomer.priority < runner.priority and runner.arrival_s >= starving_s
 
         return schedule_in_order(view, rank, displaces if self._config.preempt_for_seats else None)
 

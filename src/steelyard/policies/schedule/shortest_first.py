@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 from steelyard.policies.schedule.in_order import schedule_in_order
-from steelyard.policies.schedule.starvation import DEFAULT_STARVATION_S, check_starvation_s, is_starving
+from steelyard.policies.schedule.starvation import DEFAULT_STARVATION_S, check_starvation_s, starving_before_s
 from steelyard.policies.schedule.types import Schedule, SchedulePolicy, SchedulerView, SequenceView
 
 
@@ -40,10 +40,10 @@ class ShortestFirstPolicy:
 
     def __call__(self, view: SchedulerView) -> Schedule:
         """See :class:`~steelyard.policies.schedule.types.SchedulePolicy`."""
-        starvation_s = self._config.starvation_s
+        starving_s = starving_before_s(view, self._config.starvation_s)
 
         def rank(sequence: SequenceView) -> tuple[float, ...]:
-            if is_starving(view, sequence, starvation_s):
+            if sequence.arrival_s < starving_s:
                 return (0, 0, sequence.arrival_s, sequence.id)
             num_left = max(0, sequence.num_prompt_tokens - sequence.num_computed_tokens)
             return (1, num_left, sequence.arrival_s, sequence.id)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 
 from steelyard.core.errors import ParamsError
-from steelyard.policies.schedule.types import SchedulerView, SequenceView
+from steelyard.policies.schedule.types import SchedulerView
 
 DEFAULT_STARVATION_S = 30.0
 
 
-def is_starving(view: SchedulerView, sequence: SequenceView, starvation_s: float) -> bool:
-    """Whether a sequence came more than ``starvation_s`` ago, running in between or not.
+def starving_before_s(view: SchedulerView, starvation_s: float) -> float:
+    """Return the time such that sequences which arrived before it starve, whether they ran in between or not.
 
     Counting from arrival, a sequence that starves once does so until it ends. Starving sequences thus keep their order
     for good, which a count of waiting time alone would not give.
     """
-    return view.now_s - sequence.arrival_s > starvation_s
+    return view.now_s - starvation_s
 
 
 def check_starvation_s(starvation_s: object) -> None:
