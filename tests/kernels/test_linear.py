@@ -19,11 +19,12 @@ def test_prepared_linear_equals_float64(shape: tuple[int, int], bias: bool, rows
     torch.testing.assert_close(model(x).double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("width", [64, 576, 1536, 2048])
-def test_rows_keep_their_bits_in_any_company(width: int) -> None:
-    model = nn.Sequential(nn.Linear(width, 192, bias=False))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(64, 192), (576, 960), (1536, 576), (2048, 192)])
+def test_rows_keep_their_bits_in_any_company(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(*shape, bias=False, dtype=dtype))
     prepare_linears(model)
-    x = torch.randn(130, width)
+    x = torch.randn(130, shape[0]).to(dtype)
     whole = model(x)
     for rows in (1, 2, 3, 8, 44, 63, 64, 129):
         assert torch.equal(model(x[:rows]), whole[:rows]), rows
@@ -46,7 +47,7 @@ def test_smallest_stable_tile_finds_the_period_of_an_unstable_kernel() -> None:
 
 
 def test_found_row_tile_is_one_of_the_known() -> None:
-    assert find_row_tile((64,), torch.float32, torch.get_num_threads()) in ROW_TILES
+    assert find_row_tile(((64, 64),), torch.float32, torch.get_num_threads()) in ROW_TILES
 
 
 def test_packing_is_for_cpu_floats_only() -> None:

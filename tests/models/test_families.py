@@ -173,5 +173,5 @@ def test_paired_rows_need_whole_heads() -> None:
     form = FAMILIES["llama"].gguf
     assert form is not None
     metadata = {f"llama.{key}": value for key, value in (GGUF_SIZES | {"rope.dimension_count": 6}).items()}
-    with pytest.raises(ModelError, match="rope.dimension_count"):
+    with pytest.raises(ModelError, match="dimension_count"):
         form.config(metadata, Shapes({"token_embd.weight": (96, 48)}))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from steelyard.models.config import Activation, MoeConfig
-from steelyard.models.moe import MixtureOfExperts, weighted_sum
+from steelyard.models.moe import MixtureOfExperts, row_sigmoid, weighted_sum
 
 
 def make(renormalise: bool, shared_size: int | None) -> MixtureOfExperts:
@@ -52,6 +52,12 @@ def test_the_weighted_sum_has_the_same_bits_whoever_stands_beside() -> None:
         whole = weighted_sum(outputs, weights)
         for count in range(1, 33):
             assert torch.equal(weighted_sum(outputs[:count], weights[:count]), whole[:count])
+
+
+def test_the_gate_is_a_sigmoid_and_has_the_same_bits_whoever_stands_beside() -> None:
+    x = 4 * torch.randn(65, 1)
+    torch.testing.assert_close(row_sigmoid(x), torch.sigmoid(x))
+    assert all(torch.equal(row_sigmoid(x[:count]), row_sigmoid(x)[:count]) for count in range(1, 65))
 
 
 def test_gradients_flow_to_every_chosen_expert() -> None:

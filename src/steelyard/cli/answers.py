@@ -19,7 +19,7 @@ def stream_answer(
 ) -> RequestOutput:
     """Generate, writing text to standard output as it becomes definite (unless ``quiet``), and return the whole."""
     with closing(StreamedAnswer(quiet=quiet)) as answer:
-        return answer.follow(loaded.llm.stream_outputs(prompt_token_ids, params))
+        return answer.follow(loaded.stream(prompt_token_ids, params))
 
 
 class StreamedAnswer:

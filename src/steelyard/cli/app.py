@@ -97,5 +97,3 @@ def _root(version: _VersionFlag = False) -> None:
     carries JSON and nothing else.
     """
     del version
-
-

@@ -18,9 +18,8 @@ from steelyard.cli.errors import report
 from steelyard.cli.inputs import decode_utf8
 from steelyard.cli.loading import Loaded, loaded_model, sampling_params
 from steelyard.cli.options import EngineOptions, OutputOptions, SamplingOptions, examples, new_app, takes_groups
-from steelyard.cli.output import print_json, write_error_line
+from steelyard.cli.output import print_json, write_error_line, write_file
 from steelyard.core.errors import InputError, ModelError, SteelyardError
-from steelyard.reproduce.files import write_text_atomically
 
 app = new_app()
 
@@ -30,7 +29,7 @@ HELP = """\
 /system TEXT   set the system message and forget the conversation; without TEXT, drop it
 /save FILE     write the conversation to FILE as JSON
 /exit          leave (Ctrl-D, too)
-Ctrl-C stops an answer; at the prompt it leaves. A message that begins with a slash is sent with two: //etc is a folder"""
+Ctrl-C stops an answer; at the prompt it leaves. A message that begins with a slash is sent by a second one: //etc"""
 
 _PROMPT = "> "
 
@@ -123,7 +122,7 @@ class Repl:
             raise InputError("it needs the name of a file", field="/save", remedy="Type /save FILE")
         content = {"model": self._loaded.name, "messages": self._conversation.messages()}
         path = Path(name).expanduser()
-        write_text_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_file(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         write_error_line(f"saved to {path}")
 
     def _answer(self, text: str) -> None:
@@ -131,7 +130,7 @@ class Repl:
         params = sampling_params(self._loaded, self._sampling, len(token_ids))
         with closing(StreamedAnswer(quiet=self._as_json)) as answer:
             try:
-                answer.follow(self._loaded.llm.stream_outputs(token_ids, params))
+                answer.follow(self._loaded.stream(token_ids, params))
             except KeyboardInterrupt:
                 if not self._interactive:
                     raise
@@ -152,9 +151,7 @@ class Repl:
     )
 )
 @takes_groups
-def chat(
-    *, system: System = None, sampling: SamplingOptions, engine: EngineOptions, output: OutputOptions
-) -> None:
+def chat(*, system: System = None, sampling: SamplingOptions, engine: EngineOptions, output: OutputOptions) -> None:
     """Talk with a model, turn by turn.
 
     What was said before stays in the KV cache, so each turn computes only what is new. On a terminal, /help lists the

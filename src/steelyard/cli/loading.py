@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +11,7 @@ from steelyard.cli.options import DEFAULT_MAX_TOKENS, EngineOptions, SamplingOpt
 from steelyard.cli.output import configure_logging, working
 from steelyard.core.clock import Stopwatch
 from steelyard.core.params import SamplingParams
+from steelyard.core.request import RequestOutput
 from steelyard.engine.llm import LLM
 from steelyard.models.catalogue import default_model
 
@@ -36,6 +37,10 @@ class Loaded:
     def max_model_len(self) -> int:
         """Tokens of prompt and answer together."""
         return self.llm.engine.parts.engine_config.max_model_len
+
+    def stream(self, prompt_token_ids: tuple[int, ...], params: SamplingParams) -> Generator[RequestOutput]:
+        """Yield the growing output of one request; closing the generator cancels it."""
+        yield from self.llm.stream_outputs(prompt_token_ids, params)
 
     @property
     def vocab_size(self) -> int:

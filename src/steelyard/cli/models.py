@@ -13,7 +13,9 @@ from steelyard.models.catalogue import CatalogueEntry, load_catalogue
 app = new_app()
 
 
-@app.command(epilog=examples("steelyard models", "steelyard models --json | jq -r '.models[] | select(.installed) | .name'"))
+@app.command(
+    epilog=examples("steelyard models", "steelyard models --json | jq -r '.models[] | select(.installed) | .name'")
+)
 @takes_groups
 def models(*, output: OutputOptions) -> None:
     """List the models known by name: their size, format and licence, and whether they are installed.

@@ -58,9 +58,12 @@ class EngineOptions:
         str | None, typer.Option(help="Size of the KV cache, such as 512MiB or 2G.", show_default="as needed")
     ] = None
     prefix_caching: Annotated[
-        bool, typer.Option("--prefix-caching/--no-prefix-caching", help="Reuse the KV cache of equal prompt beginnings.")
+        bool,
+        typer.Option("--prefix-caching/--no-prefix-caching", help="Reuse the KV of equal prompt beginnings."),
     ] = True
-    threads: Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads.", show_default="all cores")] = None
+    threads: Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads.", show_default="all cores")] = (
+        None
+    )
 
     def keywords(self) -> dict[str, Any]:
         """Return the engine's own names and values (``LLMOptions``), the model left out."""
@@ -89,7 +92,8 @@ class SamplingOptions:
         float | None, typer.Option(help="Keep the likeliest tokens up to this share.", show_default="the model's")
     ] = None
     top_k: Annotated[
-        int | None, typer.Option(help="Keep this many of the likeliest tokens; 0 keeps all.", show_default="the model's")
+        int | None,
+        typer.Option(help="Keep this many of the likeliest tokens; 0 keeps all.", show_default="the model's"),
     ] = None
     min_p: Annotated[
         float | None,
@@ -97,7 +101,8 @@ class SamplingOptions:
     ] = None
     seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0
     stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; give it again for more.", show_default=False)
+        list[str] | None,
+        typer.Option(metavar="<str>", help="End before this text; give it again for more.", show_default=False),
     ] = None
 
     def keywords(self) -> dict[str, Any]:
@@ -106,7 +111,7 @@ class SamplingOptions:
         Raises:
             ParamsError: if one is out of range.
         """
-        given = {
+        given: dict[str, Any] = {
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -116,6 +121,7 @@ class SamplingOptions:
         }
         known = {name: value for name, value in given.items() if value is not None}
         if self.top_k is not None:
+            check_at_least("top_k", self.top_k, 0)
             known["top_k"] = self.top_k or None
         SamplingParams(**known)
         return known
@@ -126,7 +132,8 @@ def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     The command itself is called with the dataclasses, filled.
     """
-    groups = {name: kind for name, kind in get_type_hints(command).items() if is_dataclass(kind)}
+    hints: dict[str, Any] = get_type_hints(command)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
 
     @functools.wraps(command)
     def flat(**values: Any) -> None:
@@ -136,7 +143,7 @@ def takes_groups(command: Callable[..., None]) -> Callable[..., None]:
     parameters = _flat_parameters(command, groups)
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del flat.__wrapped__  # type: ignore[attr-defined]  # or Typer would look at the command's own signature
+    del flat.__wrapped__  # or Typer would look at the command's own signature
     return flat
 
 

@@ -9,13 +9,16 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Timer
 from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
 
-_SLOW_S = 3.0
+from steelyard.core.errors import StorageError
+
+_SLOW_S = 5.0
 
 
 def use_utf8() -> None:
@@ -54,6 +57,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file that the user asked for, UTF-8.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        problem = f"it cannot be written: {error.strerror or error}"
+        raise StorageError(problem, field=str(path), remedy="Give a path that you may write to") from error
 
 
 def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -17,18 +17,20 @@ app = new_app()
 
 Prompt = Annotated[
     str | None,
-    typer.Argument(metavar="[PROMPT|-]", help="The prompt; - or nothing reads standard input.", show_default=False),
+    typer.Argument(metavar="PROMPT|-", help="The prompt; - or nothing reads standard input.", show_default=False),
 ]
 System = Annotated[str | None, typer.Option("--system", help="System message of the chat template.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is, without the chat template.")]
 
 
-@app.command(epilog=examples(
-    'steelyard run "The three laws of robotics are" --max-tokens 100',
-    "cat report.txt | steelyard run - --system 'Summarise in three sentences.'",
-    'steelyard run "def fib(n):" --raw --temperature 0 --stop "\\n\\n"',
-    'steelyard run "Hello" --json | jq .decode_tokens_per_s',
-))
+@app.command(
+    epilog=examples(
+        'steelyard run "The three laws of robotics are" --max-tokens 100',
+        "cat report.txt | steelyard run - --system 'Summarise in three sentences.'",
+        "steelyard run 'def fib(n):' --raw --temperature 0 --stop $'\\n\\n'",
+        'steelyard run "Hello" --json | jq .decode_tokens_per_s',
+    )
+)
 @takes_groups
 def run(
     *,
@@ -45,7 +47,9 @@ def run(
     standard output, a line with its numbers follows on standard error.
     """
     if raw and system is not None:
-        raise ParamsError("--raw leaves no place for it", field="--system", remedy="Put it into the prompt, or drop --raw")
+        raise ParamsError(
+            "--raw leaves no place for it", field="--system", remedy="Put it into the prompt, or drop --raw"
+        )
     text = given_text(prompt, field="prompt")
     sampling.keywords()  # wrong values are told before the model is loaded
     with loaded_model(engine, max_num_seqs=1) as loaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,21 +19,23 @@ from steelyard.engine.model_runner import ModelRunner
 from steelyard.engine.probe import Prober
 from steelyard.engine.sampling import Sampler
 from steelyard.engine.view import Observer
-from steelyard.hardware.this_machine import available_memory_bytes
+from steelyard.hardware.this_machine import available_memory_bytes, release_freed_memory
 from steelyard.kernels.linear import prepare_linears
 from steelyard.memory.paged_kv import KVShape, PagedKVStore
 from steelyard.models.catalogue import default_model
 from steelyard.models.load import LoadedModel, load_model
-from steelyard.models.resolve import resolve_model
+from steelyard.models.resolve import ResolvedModel, open_weights, resolve_model
 from steelyard.models.text.chat import ChatTemplate
 from steelyard.models.text.detokenizer import IncrementalDetokenizer
 from steelyard.models.text.load import load_text
 from steelyard.models.text.tokenizer import Tokenizer
+from steelyard.models.weights.summary import summarise
 from steelyard.policies.schedule import make_schedule_policy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Of the memory left after the weights, this share may become KV cache unless the user says otherwise.
 _KV_SHARE = 0.3
+MAX_SEATS = 1 << 16
 _CPU_STEP_TOKENS = 512
 _GPU_STEP_TOKENS = 2048
 
@@ -129,9 +132,11 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     policy = make_schedule_policy(options.schedule_policy)
     del policy  # made only to find a wrong name before minutes of loading
     resolved = resolve_model(model if model is not None else default_model())
+    check_weights_fit(resolved, device, dtype)
     loaded = load_model(resolved, device=device, dtype=dtype)
     text = load_text(resolved)
     row_tile = prepare_linears(loaded.module)
+    release_freed_memory()
     shape = kv_shape(loaded, options.block_size, dtype)
     config = engine_config(loaded, options, shape, device)
     eos = loaded.eos_token_ids | (text.tokenizer.eos_token_ids if text.tokenizer else frozenset())
@@ -158,6 +163,20 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
         eos_token_ids=eos,
         schedule_policy=options.schedule_policy,
     )
+
+
+def check_weights_fit(resolved: ResolvedModel, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise :class:`MemoryBudgetError` if the weights alone, in ``dtype``, are more than the memory now available."""
+    with closing(open_weights(resolved)) as source:
+        needed = summarise(source).num_parameters * dtype.itemsize
+    available = _available_bytes(device)
+    if needed > available:
+        raise MemoryBudgetError(
+            f"the weights need {format_bytes(needed)} in {str(dtype).removeprefix('torch.')}, "
+            f"{format_bytes(available)} are available",
+            field="model",
+            remedy=f"See what would fit with `steelyard fit {resolved.name}`: a smaller dtype, or a smaller model",
+        )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -212,15 +231,22 @@ def kv_shape(loaded: LoadedModel, block_size: int, dtype: torch.dtype) -> KVShap
 
 def engine_config(loaded: LoadedModel, options: LLMOptions, shape: KVShape, device: torch.device) -> EngineConfig:
     """Settle the engine's sizes: the context from model and memory, the KV cache from the context and the seats."""
+    check_seats(options.max_num_seqs)
     budget = _kv_budget_bytes(options, device)
     affordable = budget // shape.block_bytes
+    if affordable < 1:
+        raise MemoryBudgetError(
+            f"{format_bytes(budget)} hold not one KV block of {format_bytes(shape.block_bytes)}",
+            field="kv_cache_memory_bytes",
+            remedy="Give the KV cache more memory, or use a smaller model",
+        )
     context = _context(loaded.config.max_position_embeddings, options.max_model_len, affordable * shape.block_size)
     wanted = options.max_num_seqs * ceil_div(context, shape.block_size)
     blocks = affordable if options.kv_cache_memory_bytes is not None else min(wanted, affordable)
     step_tokens = _CPU_STEP_TOKENS if device.type == "cpu" else _GPU_STEP_TOKENS
     return EngineConfig(
         max_model_len=context,
-        num_kv_blocks=max(1, blocks),
+        num_kv_blocks=blocks,
         block_size=shape.block_size,
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens or step_tokens,
@@ -230,8 +256,15 @@ def engine_config(loaded: LoadedModel, options: LLMOptions, shape: KVShape, devi
     )
 
 
+def check_seats(max_num_seqs: int) -> None:
+    """Raise unless ``max_num_seqs`` is a number of seats."""
+    if not 1 <= max_num_seqs <= MAX_SEATS:
+        problem = f"{max_num_seqs} is not from 1 to {MAX_SEATS}"
+        raise ParamsError(problem, field="max_num_seqs", remedy="Give how many sequences may run at once")
+
+
 def _kv_budget_bytes(options: LLMOptions, device: torch.device) -> int:
-    available = available_memory_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    available = _available_bytes(device)
     asked = options.kv_cache_memory_bytes
     if asked is None:
         return int(available * _KV_SHARE)
@@ -244,10 +277,14 @@ def _kv_budget_bytes(options: LLMOptions, device: torch.device) -> int:
     return asked
 
 
+def _available_bytes(device: torch.device) -> int:
+    return available_memory_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+
+
 def _context(model_limit: int, asked: int | None, affordable: int) -> int:
     """Return the context length, or raise if what was asked is beyond the model."""
     if asked is None:
-        return max(1, min(model_limit, affordable))
+        return min(model_limit, affordable)
     if not 1 <= asked <= model_limit:
         raise ParamsError(
             f"{asked} is not from 1 to the model's context of {model_limit}",

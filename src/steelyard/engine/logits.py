@@ -19,7 +19,7 @@ from steelyard.core.errors import ParamsError, ResourceError
 from steelyard.core.params import SamplingParams
 from steelyard.core.sequence import Sequence as TokenSequence
 
-CHUNK_LOGITS = 1 << 22  # logits worked on at once in float64, to bound the workspace to some ten times 32 MiB
+CHUNK_LOGITS = 1 << 20  # logits worked on at once in float64: a workspace of a few times 8 MiB, which caches still like
 _TOTAL_BITS = 62
 _FLOAT32_MAX = torch.finfo(torch.float32).max
 
@@ -196,8 +196,8 @@ def rank_kept(logits: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """
     counts = keep.sum(dim=-1).tolist()
     places = keep.flatten().nonzero()[:, 0]
-    values = logits.flatten().index_select(0, places).split(counts)
-    ids = (places % logits.shape[1]).split(counts)
+    values = torch.split(logits.flatten().index_select(0, places), counts)
+    ids = torch.split(places % logits.shape[1], counts)
     kept = pad_sequence(list(values), batch_first=True, padding_value=float("-inf"))
     kept, order = kept.sort(dim=-1, descending=True, stable=True)
     return kept, pad_sequence(list(ids), batch_first=True).gather(-1, order)

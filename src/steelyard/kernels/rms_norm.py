@@ -1,7 +1,8 @@
 """Root-mean-square norm of rows (Zhang and Sennrich, arXiv:1910.07467), and its plain reference.
 
 ``y = x / sqrt(mean(x²) + eps) · weight`` over the last dimension, normalised in float32 and cast back to the dtype of
-``x`` before the weight is applied, as the Llama family was trained. A row's bits do not depend on the rows beside it.
+``x`` before the weight is applied, as the Llama family was trained. A row's bits do not depend on the rows beside
+it, as long as all are dense: a strided view takes the other form.
 
 Two forms: the compiled one for dense float32 on the CPU, a fraction of PyTorch's time at every size measured
 (``benchmarks/bench_rms_norm.py``), and PyTorch for everything else. Not here: other dtypes in native code, gradients of
@@ -18,7 +19,7 @@ from steelyard.kernels.native import NativeKernels, native_kernels
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Return ``x`` ``[..., hidden]`` normed and scaled by ``weight`` ``[hidden]``: a new tensor, shape and dtype of ``x``.
+    """Return ``x`` ``[..., hidden]`` normed and scaled by ``weight`` ``[hidden]``, a new tensor like ``x``.
 
     Args:
         x: any floating dtype, device and strides.

@@ -7,8 +7,10 @@ as the engine, and a :class:`~steelyard.models.contract.KVAccess` per step.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,8 +53,8 @@ class PagedKVStore:
     def __init__(self, shape: KVShape, num_blocks: int, device: torch.device) -> None:
         size = (shape.num_layers, num_blocks + 1, shape.block_size * shape.num_kv_heads * shape.head_dim)
         self.shape, self.num_blocks, self.padding_block, self.device = shape, num_blocks, num_blocks, device
-        self._keys = torch.zeros(size, dtype=shape.dtype, device=device).unbind(0)
-        self._values = torch.zeros(size, dtype=shape.dtype, device=device).unbind(0)
+        self._keys = _zeros(size, shape.dtype, device).unbind(0)
+        self._values = _zeros(size, shape.dtype, device).unbind(0)
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store ``k`` and ``v`` ``[tokens, num_kv_heads, head_dim]`` of one layer at ``slots`` ``[tokens]``."""
@@ -73,6 +75,14 @@ class PagedKVStore:
             self._keys[layer].index_select(0, blocks).view(view),
             self._values[layer].index_select(0, blocks).view(view),
         )
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros; on the CPU from pages that exist only once touched, where ``torch.zeros`` would write them all."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    pages = np.zeros(math.prod(size) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(pages).view(dtype).view(size)
 
 
 class PagedStepKV:

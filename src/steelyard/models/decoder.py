@@ -28,10 +28,10 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed = make_embedding(config.vocab_size, config.hidden_size)
         self.positions: nn.Embedding | None = None
         if config.learned_positions:
-            self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+            self.positions = make_embedding(config.max_position_embeddings, config.hidden_size)
         self.layers = nn.ModuleList(make_layer(config, index) for index in range(config.num_layers))
         self.norm = make_norm(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
@@ -93,6 +93,12 @@ class ParallelLayer(nn.Module):
         attended = self.attention(self.attention_norm(x), rotations, kv)
         out: Tensor = self.mlp(self.ffn_norm(x)) + attended + x
         return out
+
+
+def make_embedding(num_rows: int, width: int) -> nn.Embedding:
+    """Return an embedding whose values are not set: drawing them on the meta device would cost seconds of imports."""
+    table: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(num_rows, width), freeze=False)  # type: ignore[no-untyped-call]
+    return table
 
 
 def make_layer(config: ModelConfig, index: int) -> nn.Module:

@@ -23,7 +23,7 @@ Rotations = Mapping[RopeConfig, Rotation]
 
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     Activation.SILU: F.silu,
-    Activation.GELU: F.gelu,
+    Activation.GELU: lambda x: F.gelu(x.contiguous()),  # as for norms: dense and strided rows differ in bits
     Activation.GELU_TANH: partial(F.gelu, approximate="tanh"),
     Activation.RELU: F.relu,
 }
@@ -84,20 +84,23 @@ class Attention(nn.Module):
         return out
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, each ``[tokens, heads, head_dim]``, normalised but not rotated."""
+        """Return queries, keys and values, each ``[tokens, heads, head_dim]``, normalised but not rotated.
+
+        Norms are given dense rows: a view of one row is dense, of several is not, and kernels differ between the two.
+        """
         config = self.config
         q, k, v = self.qkv(x).split((config.q_size, config.kv_size, config.kv_size), dim=-1)
         if config.qk_norm is QKNorm.FULL:
             assert self.q_norm is not None
             assert self.k_norm is not None
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = self.q_norm(q.contiguous()), self.k_norm(k.contiguous())
         if config.clip_qkv is not None:
             q, k, v = (part.clamp(-config.clip_qkv, config.clip_qkv) for part in (q, k, v))
         q, k, v = (part.unflatten(-1, (-1, config.head_dim)) for part in (q, k, v))
         if config.qk_norm is QKNorm.PER_HEAD:
             assert self.q_norm is not None
             assert self.k_norm is not None
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = self.q_norm(q.contiguous()), self.k_norm(k.contiguous())
         return q, k, v
 
 

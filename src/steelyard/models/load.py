@@ -100,7 +100,7 @@ def load_model(
     source = open_weights(resolved)
     try:
         described = _describe(resolved, source)
-        module = build_decoder(described, source, device=device, dtype=dtype, on_progress=on_progress)
+        module = _build_decoder(described, source, device=device, dtype=dtype, on_progress=on_progress)
     finally:
         source.close()
     return LoadedModel(
@@ -113,7 +113,7 @@ def load_model(
     )
 
 
-def build_decoder(
+def _build_decoder(
     described: _Description,
     source: WeightSource,
     *,

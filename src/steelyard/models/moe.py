@@ -36,7 +36,7 @@ class MixtureOfExperts(nn.Module):
         weights, chosen = self.route(x)
         out = weighted_sum(self._expert_outputs(x, chosen), weights)
         if self.shared is not None and self.shared_gate is not None:
-            out = out + torch.sigmoid(self.shared_gate(x)) * self.shared(x)
+            out = out + row_sigmoid(self.shared_gate(x)) * self.shared(x)
         return out
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,6 +58,15 @@ class MixtureOfExperts(nn.Module):
         if computed:
             outputs[by_expert] = torch.cat(computed)
         return outputs.view(num_tokens, top_k, x.shape[-1])
+
+
+def row_sigmoid(x: Tensor) -> Tensor:
+    """Return the sigmoid of ``x`` ``[rows, 1]``, each row's bits its own.
+
+    ``torch.sigmoid`` computes the last few elements of an array in another way than the rest, so with one column a
+    row's bits would depend on how many rows there are. The softmax of ``(x, 0)`` is the same function, row by row.
+    """
+    return F.softmax(F.pad(x, (0, 1)), dim=-1)[:, :1]
 
 
 def weighted_sum(outputs: Tensor, weights: Tensor) -> Tensor:

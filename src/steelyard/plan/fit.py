@@ -193,9 +193,10 @@ def _workspace_bytes(footprint: ModelFootprint, load: FitLoad, item: int, kind: 
     blocks = ceil_div(load.context, load.block_size)
     num_tiles = max(num_sampled, ceil_div(step, QUERY_TILE))
     gathered = min(num_tiles * blocks, max(MAX_GROUP_BLOCKS, blocks)) * load.block_size
-    keys = gathered * footprint.kv_elements_per_layer
+    keys = 2 * gathered * footprint.kv_elements_per_layer  # gathered, and laid out again by the attention kernel
     tile = min(step, QUERY_TILE) * load.context
-    masks = min(step * load.context, max(MAX_MASK_ELEMENTS, tile)) * (1 + footprint.heads_per_kv_head)
+    # A mask is made, converted, repeated for the heads of a group and padded.
+    masks = min(step * load.context, max(MAX_MASK_ELEMENTS, tile)) * 2 * (1 + footprint.heads_per_kv_head)
     logits = num_sampled * footprint.vocab_size
     sampling = 8 * logits + _BYTES_PER_SAMPLED_LOGIT * min(logits, max(_SAMPLED_LOGITS, footprint.vocab_size))
     return (activations + keys + masks) * item + sampling

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from steelyard.core.errors import InputError
+from steelyard.reproduce import s74
 from steelyard.reproduce.options import ReproduceOptions
 from steelyard.reproduce.report import Reproduction
 
-REPRODUCTIONS: dict[str, Callable[[ReproduceOptions], Reproduction]] = {}
+REPRODUCTIONS: dict[str, Callable[[ReproduceOptions], Reproduction]] = {
+    "S74": s74.reproduce,
+}
 
 
 def find_reproduction(system: str) -> Callable[[ReproduceOptions], Reproduction]:

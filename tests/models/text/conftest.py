@@ -1,9 +1,14 @@
 """Real tokenizers and a corpus that covers many scripts, for all tests of text."""
 
 import importlib.util
+import io
+import json
 from pathlib import Path
 
 import pytest
+import sentencepiece
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from steelyard.models.text.gguf_tokenizer import tokenizer_from_gguf
 from steelyard.models.weights.gguf import GGUFFile
@@ -77,3 +82,103 @@ def gemma_metadata(tmp_path_factory):
         metadata = dict(file.metadata)
     path.unlink()
     return metadata
+
+
+def train_byte_level(special, vocab_size=700, **model):
+    """A small byte-level BPE tokenizer of the ``tokenizers`` library, trained on the corpus."""
+    backend = tokenizers.Tokenizer(models.BPE(**model))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([text for text in CORPUS for _ in range(3)], trainer)
+    return backend
+
+
+def train_sentencepiece(*, vocab_size=900, dummy_prefix=True, user_defined=(), control=()):
+    """A small SentencePiece BPE model with byte fallback, trained on the corpus: its file's contents."""
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([text for text in CORPUS if text.strip() for _ in range(3)]),
+        model_writer=out,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        byte_fallback=True,
+        character_coverage=0.98,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=dummy_prefix,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        user_defined_symbols=list(user_defined),
+        control_symbols=list(control),
+        minloglevel=2,
+    )
+    return out.getvalue()
+
+
+def sentencepiece_json(*, prepend="first", special=("<s>", "</s>"), bos=True):
+    """A ``tokenizer.json`` of SentencePiece's kind, whose merges can spell ``</s>``."""
+    chars = sorted({char for text in CORPUS for char in text if char.isprintable() and char != " "} | set("▁\n"))
+    pieces = ["<unk>", *special, *(f"<0x{byte:02X}>" for byte in range(256)), *chars]
+    merges = [("<", "/"), ("s", ">"), ("</", "s>"), ("▁", "t"), ("h", "e"), ("▁t", "he"), ("l", "l"), ("▁", "▁")]
+    pieces += [left + right for left, right in merges if left + right not in pieces]
+    added = [
+        {"id": i, "content": text, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False}
+        for i, text in enumerate(pieces[: 1 + len(special)])
+    ]  # fmt: skip
+    token = {"id": special[0], "ids": [1], "tokens": [special[0]]}
+    single = [{"SpecialToken": {"id": special[0], "type_id": 0}}] if bos else []
+    return json.dumps(
+        {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": added,
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": prepend, "split": False},
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [*single, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                "special_tokens": {special[0]: token} if bos else {},
+            },
+            "decoder": {
+                "type": "Sequence",
+                "decoders": [
+                    {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                    {"type": "ByteFallback"},
+                    {"type": "Fuse"},
+                    *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prepend != "never" else []),
+                ],
+            },
+            "model": {
+                "type": "BPE",
+                "unk_token": "<unk>",
+                "fuse_unk": True,
+                "byte_fallback": True,
+                "vocab": {piece: i for i, piece in enumerate(pieces)},
+                "merges": [list(pair) for pair in merges],
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def byte_level_trainer():
+    return train_byte_level
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_trainer():
+    return train_sentencepiece
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_spec():
+    return sentencepiece_json

@@ -18,7 +18,7 @@ from typing import Any
 from steelyard.models.text.gguf_vocab import GGUFVocab, TokenType, read_vocab, wrong
 from steelyard.models.text.pre_tokenizers import DEFAULT_PRE, PRE_TOKENIZERS, PreTokenizer
 from steelyard.models.text.tokenizer import Tokenizer, looks_like_control
-from steelyard.models.text.tokenizer_json import SPACE_MARK, TokenizerJson
+from steelyard.models.text.tokenizer_json import SPACE_MARK, TokenizerJson, template_processor
 
 _SPECIAL_TYPES = frozenset({TokenType.CONTROL, TokenType.UNKNOWN})
 
@@ -158,17 +158,4 @@ def _post_processor(vocab: GGUFVocab, *, adds_bos: bool) -> dict[str, Any] | Non
         raise wrong("bos_token_id", "texts shall begin with a token that the file does not name")
     if vocab.add_eos and eos is None:
         raise wrong("eos_token_id", "texts shall end with a token that the file does not name")
-    around = [[_template_token(i)] if i is not None else [] for i in (bos, eos)]
-    if bos is None and eos is None:
-        return None
-    single = [*around[0], {"Sequence": {"id": "A", "type_id": 0}}, *around[1]]
-    return {
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": [*single, {"Sequence": {"id": "B", "type_id": 0}}],
-        "special_tokens": {str(i): {"id": str(i), "ids": [i], "tokens": [str(i)]} for i in {bos, eos} - {None}},
-    }
-
-
-def _template_token(token_id: int) -> dict[str, Any]:
-    return {"SpecialToken": {"id": str(token_id), "type_id": 0}}
+    return template_processor(bos, eos)

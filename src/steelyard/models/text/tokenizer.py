@@ -71,6 +71,7 @@ class Tokenizer:
         special_token_ids: left out of decoded text unless asked for.
         control_token_ids: never result from text unless ``parse_special`` is set: the special ones, and unmarked ones
             of the shape ``<|…|>``.
+        control_texts: the texts of ``control_token_ids``.
         strips_leading_space: decoding drops one space at the start, which encoding had put there.
 
     Args:
@@ -109,7 +110,9 @@ class Tokenizer:
             i for i, text in self._added.items() if looks_like_control(text)
         }
         self._control = {token_id: pieces[token_id] for token_id in self.control_token_ids}
-        self._scanner = ControlScanner({text: token_id for token_id, text in self._control.items()})
+        self._control_ids = {text: token_id for token_id, text in self._control.items()}
+        self._scanner = ControlScanner(self._control_ids)
+        self.control_texts = frozenset(self._control_ids)
         self.eos_token_ids = declared | {i for i, text in self._control.items() if text in END_TEXTS}
         self.vocab_size = 1 + max(pieces, default=-1)
         self._backend = _build(spec, self._control)
@@ -121,13 +124,8 @@ class Tokenizer:
         """Whether decoding drops one leading space."""
         return self._kind.strips_leading_space
 
-    @property
-    def control_texts(self) -> frozenset[str]:
-        """The texts of ``control_token_ids``."""
-        return frozenset(self._control.values())
-
     def encode(self, text: str, *, add_special_tokens: bool = True, parse_special: bool = False) -> list[int]:
-        """Return the token ids of ``text``.
+        """Return the token ids of ``text``; bytes for which the model has no token at all are lost.
 
         Args:
             text: any Unicode text.
@@ -163,9 +161,9 @@ class Tokenizer:
             ) from error
         return ids
 
-    def split_control(self, text: str) -> list[str | int]:
-        """Return ``text`` split at the texts of control tokens: ordinary strings and control token ids, in order."""
-        return self._scanner.split(text)
+    def control_id(self, text: str) -> int:
+        """Return the id of the control token with this text, one of ``control_texts``."""
+        return self._control_ids[text]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of ``ids``; bytes that are no UTF-8 become U+FFFD.

@@ -123,6 +123,23 @@ def hide_control_tokens(spec: TokenizerJson, control: Mapping[int, str]) -> None
     _rename_added(spec["added_tokens"], control)
 
 
+def template_processor(bos: int | None, eos: int | None) -> dict[str, Any] | None:
+    """Return the post-processor that puts these tokens around a text; ``None`` if there are none."""
+    ids = [i for i in (bos, eos) if i is not None]
+    if not ids:
+        return None
+    tokens = {i: {"SpecialToken": {"id": str(i), "type_id": 0}} for i in ids}
+    before = [] if bos is None else [tokens[bos]]
+    after = [] if eos is None else [tokens[eos]]
+    single = [*before, {"Sequence": {"id": "A", "type_id": 0}}, *after]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {str(i): {"id": str(i), "ids": [i], "tokens": [str(i)]} for i in ids},
+    }
+
+
 def _is_added_token(token: object) -> bool:
     return (
         isinstance(token, dict)

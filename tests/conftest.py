@@ -1,0 +1,32 @@
+"""What all tests share: equal seeds, one thread, and the rule for tests that need the compiled extension."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from steelyard.kernels.native import native_available
+
+REQUIRE_NATIVE = "STEELYARD_REQUIRE_NATIVE"
+
+settings.register_profile("steelyard", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("steelyard")
+
+
+def pytest_configure(config):
+    # Workers stand side by side; more threads than cores would only slow them down.
+    torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item):
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    if item.get_closest_marker("native") and not native_available():
+        reason = "the compiled extension is not installed, or STEELYARD_NATIVE=0"
+        if os.environ.get(REQUIRE_NATIVE) == "1":
+            pytest.fail(f"{reason}, and {REQUIRE_NATIVE}=1 asks for it", pytrace=False)
+        pytest.skip(reason)
