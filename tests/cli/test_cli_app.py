@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -15,6 +16,7 @@ from steelyard.cli import app, errors, interrupts
 from steelyard.cli.output import format_table, print_json
 from steelyard.core.errors import MemoryBudgetError, ParamsError
 
+DOCS = Path(__file__).parents[2] / "docs" / "commands"
 LIGHT = ["--help", "--version", "version", "models"]
 
 
@@ -32,6 +34,17 @@ def test_help_mentions_every_option_and_shows_examples(cli, name):
             for option in (*parameter.opts, *parameter.secondary_opts):
                 assert option in text or not option.startswith("-")
         assert {"--json", "--debug"} <= {option for parameter in subcommand.params for option in parameter.opts}
+
+
+@pytest.mark.parametrize("name", list(app.COMMANDS))
+def test_pages_describe_every_option(name):
+    page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# steelyard {name}\n")
+    command = typer.main.get_command(importlib.import_module(app.COMMANDS[name].module).app)
+    for subcommand in getattr(command, "commands", {name: command}).values():
+        for parameter in subcommand.params:
+            for option in (*parameter.opts, *parameter.secondary_opts):
+                assert f"`{option}`" in page or not option.startswith("--"), option
 
 
 def test_overview_lists_every_command(cli):
@@ -123,8 +136,16 @@ def test_bugs_are_told_without_traceback_unless_asked(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+def _fail_while_interrupted() -> None:
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise RuntimeError("the clean-up was cut short")
+
+
 def test_interrupts_and_closed_pipes_are_silent(capsys, monkeypatch):
     assert errors.guarded(_raise(KeyboardInterrupt()), as_json=True, debug=False) == 130
+    assert errors.guarded(_fail_while_interrupted, as_json=True, debug=False) == 130
     monkeypatch.setattr(errors, "_discard_stdout", lambda: None)
     assert errors.guarded(_raise(BrokenPipeError()), as_json=True, debug=False) == 141
     assert capsys.readouterr() == ("", "")
@@ -153,3 +174,20 @@ def test_reproduce_lists_without_running(cli, tmp_path):
     assert cli("reproduce", "--list", "S99").code == 2
     assert cli("reproduce").code == 2
     assert cli("reproduce", "S00", "--out", str(tmp_path)).code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["--dtype", "float8"], "dtype"),
+        (["--device", "toaster"], "device"),
+        (["--threads", "0"], "threads"),
+        (["--model", "no-such-model"], "no-such-model"),
+    ],
+)
+def test_wrong_engine_options(cli, arguments, field):
+    result = cli("run", "hi", *arguments)
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.startswith("error: " + field + ": ")
+    assert result.err.count("\n") == 1

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-ENDLESS = ("run", "Count from one to ten thousand in words.", "--raw", "-n", "4000", "--temperature", "0")
+ENDLESS = ("run", "0, " * 16 + "0,", "--raw", "-n", "4000", "--temperature", "0")
 
 
 def _interrupted(child: subprocess.Popen[bytes]) -> bytes:
@@ -21,7 +21,7 @@ def _interrupted(child: subprocess.Popen[bytes]) -> bytes:
     return out
 
 
-@pytest.mark.parametrize("delay_s", [0.3, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("delay_s", [0.3, 1.5])
 def test_ctrl_c_while_importing_and_loading(start, delay_s):
     child = start(*ENDLESS)
     time.sleep(delay_s)
@@ -46,23 +46,6 @@ def test_a_reader_that_leaves_ends_the_command_quietly(start):
     assert b"Traceback" not in child.stderr.read()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "field"),
-    [
-        (["--dtype", "float8"], "dtype"),
-        (["--device", "toaster"], "device"),
-        (["--threads", "0"], "threads"),
-        (["--model", "no-such-model"], "no-such-model"),
-    ],
-)
-def test_wrong_engine_options(shell, arguments, field):
-    result = shell("run", "hi", *arguments)
-    assert result.code == 2
-    assert result.out == ""
-    assert result.err.startswith("error: " + field + ": ")
-    assert result.err.count("\n") == 1
-
-
 def test_utf8_leaves_whatever_the_locale(shell):
     environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     result = shell("tokenize", "--json", "世界", env=environment)
@@ -74,7 +57,8 @@ def test_unwritable_out_is_told_before_anything_runs(shell, tmp_path):
     blocked = tmp_path / "file"
     blocked.touch()
     result = shell("reproduce", "S74", "--quick", "--out", str(blocked))
-    assert result.code in (1, 2)  # 2 while nothing reproduces it
+    assert result.code == 1
+    assert "--out" in result.err
     assert "Traceback" not in result.err
 
 

@@ -66,6 +66,8 @@ def guarded(work: Callable[[], None], *, as_json: bool, debug: bool) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except Exception as error:
+        if _was_interrupted(error):
+            return INTERRUPTED
         return _report(error, as_json=as_json, debug=debug)
     return DONE
 
@@ -87,6 +89,14 @@ def report(error: Exception) -> int:
     failure = describe(error)
     write_error_line(failure.line)
     return failure.exit_code
+
+
+def _was_interrupted(error: BaseException) -> bool:
+    """Whether ``error`` came up while Ctrl-C was being obeyed: clean-up that an interrupt cut short is no news."""
+    seen = error.__context__
+    while seen is not None and not isinstance(seen, KeyboardInterrupt):
+        seen = seen.__context__
+    return seen is not None
 
 
 def _report(error: Exception, *, as_json: bool, debug: bool) -> int:

@@ -13,13 +13,8 @@ from steelyard.cli.output import configure_logging, format_table, print_json, wr
 from steelyard.core.units import format_bytes
 from steelyard.hardware.this_machine import this_machine
 from steelyard.models.catalogue import default_model
-from steelyard.models.config import ModelConfig
-from steelyard.models.families import family_of_config, gguf_form
-from steelyard.models.keys import Keys
-from steelyard.models.load import read_json
-from steelyard.models.resolve import CONFIG_FILE, ResolvedModel, open_weights, resolve_model
-from steelyard.models.weights.gguf import GGUFFile
-from steelyard.models.weights.source import WeightSource
+from steelyard.models.load import describe_model
+from steelyard.models.resolve import ResolvedModel, open_weights, resolve_model
 from steelyard.plan.fit import FitLoad, FitReport, FormatFit
 from steelyard.plan.fit import fit as plan_fit
 from steelyard.plan.footprint import ModelFootprint, footprint_from_config
@@ -72,14 +67,7 @@ def model_footprint(resolved: ResolvedModel) -> ModelFootprint:
         ModelError: if its description is unsound or not supported.
     """
     with closing(open_weights(resolved)) as source:
-        return footprint_from_config(_config(resolved, source), source, name=resolved.name)
-
-
-def _config(resolved: ResolvedModel, source: WeightSource) -> ModelConfig:
-    if isinstance(source, GGUFFile):
-        return gguf_form(source.metadata).config(source.metadata, source)
-    keys = Keys(read_json(resolved.path / CONFIG_FILE), CONFIG_FILE)
-    return family_of_config(keys).config_from_hf(keys)
+        return footprint_from_config(describe_model(resolved, source), source, name=resolved.name)
 
 
 def _fields(report: FitReport, footprint: ModelFootprint) -> dict[str, Any]:

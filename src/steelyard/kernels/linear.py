@@ -101,9 +101,7 @@ def prepare_linears(model: nn.Module) -> int:
 
     One layer at a time, letting go of its original weight, so that memory never holds both forms of the whole model.
     """
-    places = [
-        (parent, name) for parent in model.modules() for name, child in parent.named_children() if _is_plain(child)
-    ]
+    places = [(parent, name) for parent in model.modules() for name in _plain_children(parent)]
     if not places:
         return 1
     first: nn.Linear = getattr(*places[0])

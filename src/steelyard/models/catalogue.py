@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from steelyard.core.environment import CACHE, cache_directory
 from steelyard.core.errors import ModelError, StorageError, WeightsError
 from steelyard.core.units import MIB
+from steelyard.models.generation import GenerationDefaults
 
 CATALOGUE_FILE = "catalogue.toml"
 COPY_BYTES = MIB
@@ -61,6 +62,7 @@ class CatalogueEntry:
         num_bytes: of the file.
         sha256: of the file, hexadecimal; checked when parts are joined.
         parts: the file's pieces, in order.
+        recommended: sampling that the model's authors recommend and the file does not say.
     """
 
     name: str
@@ -71,6 +73,7 @@ class CatalogueEntry:
     num_bytes: int
     sha256: str
     parts: tuple[CataloguePart, ...]
+    recommended: GenerationDefaults | None = None
 
     @property
     def install_command(self) -> str:
@@ -125,8 +128,15 @@ def locate(entry: CatalogueEntry) -> Path:
     return target
 
 
-def _entry(*, aliases: list[str], parts: list[dict[str, str]], **rest: Any) -> CatalogueEntry:
-    return CatalogueEntry(aliases=tuple(aliases), parts=tuple(CataloguePart(**part) for part in parts), **rest)
+def _entry(
+    *, aliases: list[str], parts: list[dict[str, str]], recommended: dict[str, Any] | None = None, **rest: Any
+) -> CatalogueEntry:
+    return CatalogueEntry(
+        aliases=tuple(aliases),
+        parts=tuple(CataloguePart(**part) for part in parts),
+        recommended=None if recommended is None else GenerationDefaults(**recommended),
+        **rest,
+    )
 
 
 # --- finding packages ------------------------------------------------------------------------------------------------

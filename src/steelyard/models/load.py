@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -65,6 +65,15 @@ class LoadedModel:
     def default_params(self) -> SamplingParams:
         """What the model's files recommend, and our defaults for the rest."""
         return self.generation.sampling_params()
+
+
+def describe_model(resolved: ResolvedModel, source: WeightSource) -> ModelConfig:
+    """Return what a model's files say it is, without reading a tensor; ``source`` is its open weights.
+
+    Raises:
+        ModelError: if the description is unsound or not supported.
+    """
+    return _describe(resolved, source).config
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +158,16 @@ def set_parameter(module: nn.Module, name: str, value: torch.Tensor) -> None:
 
 def _describe(resolved: ResolvedModel, source: WeightSource) -> _Description:
     if isinstance(source, GGUFFile):
-        return _describe_gguf(source.metadata, source)
+        return _describe_gguf(source.metadata, source, resolved.recommended)
     return _describe_directory(resolved.path, source)
 
 
-def _describe_gguf(metadata: Mapping[str, object], source: WeightSource) -> _Description:
+def _describe_gguf(
+    metadata: Mapping[str, object], source: WeightSource, recommended: GenerationDefaults | None
+) -> _Description:
     form = gguf_form(metadata)
     config = form.config(metadata, source)
-    generation = GenerationDefaults(eos_token_ids=config.eos_token_ids)
+    generation = replace(recommended or GenerationDefaults(), eos_token_ids=config.eos_token_ids)
     return _Description(config, generation, form.weights, "", GGUF_IGNORED)
 
 

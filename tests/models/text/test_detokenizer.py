@@ -40,7 +40,7 @@ def test_any_sentencepiece_ids_stream_to_what_they_decode_to(spaced, ids, skip):
 @RELAXED
 def test_valid_text_never_shows_a_replacement_character(smollm, spaced, text):
     for tokenizer in (smollm, spaced):
-        expected = text if tokenizer is smollm else text.replace("▁", " ")
+        expected = text if tokenizer is smollm else text.replace("▁", " ").removeprefix(" ")
         pieces = stream(tokenizer, tokenizer.encode(text))
         assert "".join(pieces) == expected
         assert "".join(pieces).count("\ufffd") == text.count("\ufffd")

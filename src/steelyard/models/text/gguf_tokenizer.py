@@ -45,6 +45,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, object]) -> Tokenizer:
         bos_token_id=vocab.bos_token_id,
         eos_token_ids=vocab.end_token_ids,
         special_token_ids=special,
+        text_prefix=" " if _adds_space(vocab) else "",
     )
 
 
@@ -101,13 +102,11 @@ def _sentencepiece(vocab: GGUFVocab) -> TokenizerJson:
     normal = {
         token: vocab.scores[i] for i, token in enumerate(vocab.tokens) if vocab.types[i] is TokenType.NORMAL and token
     }
-    prefix = vocab.add_space_prefix is not False
     to_mark = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK}
     to_space = {"type": "Replace", "pattern": {"String": SPACE_MARK}, "content": " "}
-    prepend = [{"type": "Prepend", "prepend": SPACE_MARK}] if prefix else []
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if _adds_space(vocab) else []
     return {
-        "normalizer": {"type": "Sequence", "normalizers": [*prepend, to_mark]},
+        "normalizer": to_mark,
         "pre_tokenizer": None,
         "post_processor": _post_processor(vocab, adds_bos=True),
         "decoder": {
@@ -116,6 +115,11 @@ def _sentencepiece(vocab: GGUFVocab) -> TokenizerJson:
         },
         "model": _bpe(vocab, merges_from_scores(normal), ignore_merges=False, byte_fallback=True),
     }
+
+
+def _adds_space(vocab: GGUFVocab) -> bool:
+    """Whether texts get a leading space: SentencePiece's do unless the file says otherwise, byte-level ones never."""
+    return vocab.model == "llama" and vocab.add_space_prefix is not False
 
 
 def _bpe(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 import tokenizers
@@ -81,6 +81,7 @@ class Tokenizer:
         eos_token_ids: as above; special. Known end-of-turn tokens (:data:`END_TEXTS`) are added where the model has
             them as control tokens.
         special_token_ids: special tokens beyond those that the file marks.
+        text_prefix: put before every text and before what follows a control token, unless that is empty.
         max_text_chars: longest text that is encoded.
 
     Raises:
@@ -94,12 +95,14 @@ class Tokenizer:
         bos_token_id: int | None = None,
         eos_token_ids: Iterable[int] = (),
         special_token_ids: Iterable[int] = (),
+        text_prefix: str = "",
         max_text_chars: int = MAX_TEXT_CHARS,
     ) -> None:
         spec = parse_tokenizer_json(tokenizer_json)
         pieces = vocabulary(spec)
         self._kind = decoder_kind(spec)
         self._max_text_chars = max_text_chars
+        self._text_prefix = text_prefix
         self._added = {token["id"]: token["content"] for token in spec["added_tokens"]}
         declared = frozenset(eos_token_ids)
         given = declared | frozenset(special_token_ids) | (frozenset() if bos_token_id is None else {bos_token_id})
@@ -149,16 +152,10 @@ class Tokenizer:
             PromptError: if the text is too long, no valid Unicode, or an id is no control token's.
         """
         self._check_length(sum(len(part) for part in parts if isinstance(part, str)))
-        text = "".join(part if isinstance(part, str) else self._name(part) for part in parts)
+        text = "".join(self._written(parts))
         _check_names(text, sum(not isinstance(part, str) for part in parts))
-        try:
-            ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except UnicodeEncodeError as error:
-            raise PromptError(
-                f"it holds half of a surrogate pair at character {error.start}",
-                field="prompt",
-                remedy="Send valid Unicode text",
-            ) from error
+        _check_unicode(text)
+        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def control_id(self, text: str) -> int:
@@ -208,6 +205,17 @@ class Tokenizer:
         byte = _BYTE_PIECE.fullmatch(piece)
         return bytes([int(byte[1], 16)]) if byte else piece.replace(SPACE_MARK, " ").encode()
 
+    def _written(self, parts: Sequence[str | int]) -> Iterator[str]:
+        """Yield what the library is given: text with its prefix, and control tokens' names."""
+        begins = True
+        for part in parts:
+            if not isinstance(part, str):
+                yield self._name(part)
+                begins = True
+            elif part:
+                yield self._text_prefix + part if begins else part
+                begins = False
+
     def _name(self, token_id: int) -> str:
         if token_id not in self._control:
             raise PromptError(f"{token_id} is no control token", field="prompt", remedy="Give its text instead")
@@ -240,6 +248,14 @@ def _check_names(text: str, expected: int) -> None:
     if NAME_OPEN in text and sum(1 for _ in _HIDDEN_NAME.finditer(text)) != expected:
         problem = "it holds a number between U+FDD0 and U+FDD1, which Unicode keeps for internal use"
         raise PromptError(problem, field="prompt", remedy="Remove these characters")
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = f"it holds half of a surrogate pair at character {error.start}"
+        raise PromptError(problem, field="prompt", remedy="Send valid Unicode text") from error
 
 
 def _build(spec: TokenizerJson, control: Mapping[int, str]) -> tokenizers.Tokenizer:
