@@ -64,11 +64,14 @@ def hub_raises(monkeypatch, error):
 
 @pytest.mark.parametrize("ref", ["smollm2", "SmolLM2-135M-Instruct"])
 def test_catalogue_name(ref):
+    entry = load_catalogue().find("smollm2")
     try:
-        path = locate(load_catalogue().find("smollm2"))
+        path = locate(entry)
     except ModelError as error:
         pytest.skip(str(error))
-    assert resolve_model(ref) == ResolvedModel(name="smollm2-135m-instruct", kind=ModelKind.GGUF, path=path)
+    assert resolve_model(ref) == ResolvedModel(
+        name="smollm2-135m-instruct", kind=ModelKind.GGUF, path=path, recommended=entry.recommended
+    )
 
 
 @pytest.mark.parametrize("as_ref", [str, Path])
