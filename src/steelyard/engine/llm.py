@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -41,6 +42,8 @@ class LLM:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="steelyard-engine", daemon=True)
         self._thread.start()
+        # Also runs when the object is forgotten and when the interpreter ends, so that no thread is cut off mid-step.
+        self._shut_down = weakref.finalize(self, _shut_down, self._llm, self._loop, self._thread)
 
     def generate(
         self,
@@ -109,7 +112,8 @@ class LLM:
             while (output := self._wait(_next(outputs))) is not None:
                 yield output
         finally:
-            self._wait(outputs.aclose())  # type: ignore[attr-defined]
+            if self._shut_down.alive:
+                self._wait(outputs.aclose())  # type: ignore[attr-defined]
 
     def score(self, texts: Prompt | Sequence[Prompt]) -> list[TextScore]:
         """Return each text's token log-probabilities (natural log)."""
@@ -140,12 +144,7 @@ class LLM:
 
     def close(self) -> None:
         """Stop the engine and its threads. Idempotent."""
-        if self._loop.is_closed():
-            return
-        self._wait(self._llm.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._shut_down()
 
     def __enter__(self) -> LLM:
         return self
@@ -177,6 +176,13 @@ class LLM:
         except BaseException:
             future.cancel()
             raise
+
+
+def _shut_down(llm: AsyncLLM, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    asyncio.run_coroutine_threadsafe(llm.close(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
 
 
 async def _next(outputs: Any) -> RequestOutput | None:

@@ -311,7 +311,7 @@ def test_what_a_template_refuses_is_the_messages_fault(case):
         assert caught.value.field == "messages"
     if case.name == "llama3":
         with pytest.raises(PromptError, match="Unknown role critic"):
-            case.ours(conversation("x") + [{"role": "critic", "content": "x"}])
+            case.ours([*conversation("x"), {"role": "critic", "content": "x"}])
 
 
 def test_no_template():

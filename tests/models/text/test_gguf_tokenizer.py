@@ -1,5 +1,6 @@
 import io
 import json
+from random import Random
 
 import pytest
 import sentencepiece
@@ -241,6 +242,38 @@ def test_without_a_leading_space(spaced_models):
     _, ours = spaced_models[False]
     assert not ours.strips_leading_space
     assert ours.decode(ours.encode(" a")) == " a"
+
+
+def two_letter_vocabulary(random):
+    """Pieces over two letters, each the union of two earlier ones: as overlapping as a vocabulary can be."""
+    pieces = ["a", "b"]
+    for _ in range(random.randint(3, 14)):
+        union = random.choice(pieces) + random.choice(pieces)
+        if union not in pieces and len(union) < 9:
+            pieces.append(union)
+    tokens = ["<unk>", "<s>", "</s>", *pieces[2:], "a", "b"]
+    return {
+        PREFIX + "model": "llama",
+        PREFIX + "tokens": tokens,
+        PREFIX + "token_type": [2, 3, 3] + [1] * (len(tokens) - 3),
+        PREFIX + "scores": [0.0, 0.0, 0.0, *(-float(i) for i in range(len(tokens) - 3))],
+        PREFIX + "add_space_prefix": False,
+        PREFIX + "add_bos_token": False,
+    }
+
+
+def test_overlapping_pieces_equal_the_library():
+    for seed in range(60):
+        random = Random(seed)
+        metadata = two_letter_vocabulary(random)
+        proto = proto_from_metadata(metadata)
+        proto.trainer_spec.byte_fallback = False
+        proto.trainer_spec.unk_id, proto.trainer_spec.bos_id, proto.trainer_spec.eos_id = 0, 1, 2
+        processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+        ours = tokenizer_from_gguf(metadata)
+        texts = ["".join(random.choices("ab", k=random.randint(1, 25))) for _ in range(40)]
+        for text in (*texts, *("a" * length for length in range(1, 40))):
+            assert ours.encode(text) == processor.encode(text), (metadata[PREFIX + "tokens"], text)
 
 
 def test_merges_follow_the_scores():

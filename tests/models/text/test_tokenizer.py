@@ -86,6 +86,16 @@ def test_parse_special_reads_control_tokens_as_the_library_does(backend, tokeniz
         assert tokenizer.encode(text, parse_special=True) == backend.encode(text).ids
 
 
+def test_flags_of_control_tokens_hold(byte_level_trainer):
+    backend = byte_level_trainer(["<|endoftext|>"])
+    right = tokenizers.AddedToken("<|end|>", rstrip=True, special=True)
+    left = tokenizers.AddedToken("<mask>", lstrip=True, special=True)
+    backend.add_special_tokens([right, left])
+    tokenizer = Tokenizer(backend.to_str())
+    for text in ("a<|end|>  \n b <mask> c", "<|end|> <mask>", "x  <mask><|end|>"):
+        assert tokenizer.encode(text, parse_special=True) == backend.encode(text).ids
+
+
 def test_ordinary_text_is_encoded_as_the_library_does(byte_level_trainer, sentencepiece_spec, corpus):
     plain = byte_level_trainer(["<unused>"])
     library = tokenizers.Tokenizer.from_str(sentencepiece_spec(special=("<q>", "<r>")))

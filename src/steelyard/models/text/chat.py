@@ -121,7 +121,7 @@ class ChatTemplate:
 
     def _program(self, source: str, control_texts: frozenset[str]) -> ChatProgram:
         program = self._programs[source]
-        if program.control_texts != control_texts:
+        if program.control_texts is not control_texts and program.control_texts != control_texts:
             program = self._programs[source] = self._compile(source, control_texts)
         return program
 

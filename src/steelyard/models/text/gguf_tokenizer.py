@@ -4,8 +4,8 @@ Two kinds exist in decoder-only models. Byte-level BPE (``gpt2``) brings its mer
 up in :mod:`.pre_tokenizers`. SentencePiece BPE (``llama``) brings scores instead of merges: of two neighbours the union
 with the highest score is merged first, so every way to cut a token in two is a merge, ranked by the token's score.
 
-Where one token can be merged from two overlapping pairs, SentencePiece takes the leftmost and this merge list the pair
-with the longer first part; that needs a text with a period, such as a run of one letter, and is the same there.
+Where one token can be merged from two overlapping pairs, SentencePiece takes the leftmost, and this list the pair with
+the longer first part. In vocabularies that grew by merging, the tests find no text that tells the two apart.
 
 Left out: ``t5``, ``bert``, ``rwkv`` and other kinds that no supported model uses.
 """
