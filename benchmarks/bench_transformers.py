@@ -1,6 +1,6 @@
 """Steelyard's PyTorch path beside Hugging Face transformers, same weights, same threads, greedy, interleaved.
 
-    python benchmarks/vs_transformers.py [--requests 64] [--repeats 3] [--write]
+    python benchmarks/bench_transformers.py [--requests 64] [--repeats 3] [--write]
 
 Both get the default model's weights dequantised to float32. One repeat runs every contender once, in turn; the table
 holds medians over the repeats. ``--write`` appends the table to benchmarks/RESULTS.md.
@@ -9,10 +9,8 @@ holds medians over the repeats. ``--write`` appends the table to benchmarks/RESU
 from __future__ import annotations
 
 import argparse
-import platform
 import random
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +21,10 @@ from transformers import AutoModelForCausalLM
 from steelyard.core.clock import Stopwatch, utc_timestamp
 from steelyard.core.params import SamplingParams
 from steelyard.engine.llm import LLM
+from steelyard.hardware.this_machine import this_machine
 from steelyard.models.catalogue import default_model
 from steelyard.models.resolve import resolve_model
+from steelyard.reproduce.report import describe_machine, source_version
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 VOCABULARY = 49_000
@@ -112,11 +112,12 @@ def as_markdown(rates: dict[str, list[float]], options: argparse.Namespace) -> s
     """Return the result as a section of RESULTS.md."""
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ours = medians["steelyard, all at once"]
-    command = "python benchmarks/vs_transformers.py " + " ".join(sys.argv[1:])
+    command = "python benchmarks/bench_transformers.py " + " ".join(sys.argv[1:])
     lines = [
         f"\n## {utc_timestamp()} · {options.requests} requests, {options.prompt_tokens} in / "
         f"{options.output_tokens} out, {options.threads} threads, float32, greedy\n",
-        f"`{command.strip()}` · {machine()} · torch {torch.__version__} · commit {commit()}\n",
+        f"`{command.strip()}` · {describe_machine(this_machine())} · torch {torch.__version__} · "
+        f"commit {source_version()}\n",
         "| contender | output tok/s (median) | lowest … highest | steelyard all at once is |",
         "|---|---|---|---|",
     ]
@@ -124,21 +125,6 @@ def as_markdown(rates: dict[str, list[float]], options: argparse.Namespace) -> s
         spread = f"{min(rates[name]):.1f} … {max(rates[name]):.1f}"
         lines.append(f"| {name} | {median:.1f} | {spread} | {ours / median:.2f}× |")
     return "\n".join(lines) + "\n"
-
-
-def machine() -> str:
-    """Return the CPU's name and core count."""
-    model = next(
-        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), ""
-    )
-    return f"{model or platform.processor()}, {torch.get_num_threads()} of {len(__import__('os').sched_getaffinity(0))} cores"
-
-
-def commit() -> str:
-    """Return the commit measured, marked when the tree had changes."""
-    return subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 if __name__ == "__main__":
