@@ -6,7 +6,7 @@ import asyncio
 from random import Random
 
 import pytest
-from conftest import VOCABULARY, tiny_runner
+from tiny_engine import VOCABULARY, tiny_runner
 
 from steelyard.core.params import SamplingParams
 from steelyard.core.request import Request, RequestOutput

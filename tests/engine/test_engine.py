@@ -8,9 +8,9 @@ from random import Random
 from typing import Any
 
 import pytest
-from conftest import EngineFactory, make_request, step_seconds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_engine import EngineFactory, make_request, step_seconds
 
 from steelyard.core.batch import Batch, StepOutput
 from steelyard.core.clock import now_s

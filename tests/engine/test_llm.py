@@ -179,7 +179,7 @@ def test_directory_without_tokenizer_answers_in_token_ids(directory: Path) -> No
         assert output.text == ""
         with pytest.raises(ModelError, match="no tokenizer"):
             llm.generate("text")
-        with pytest.raises(ModelError, match="no chat template"):
+        with pytest.raises(ModelError, match="no tokenizer"):
             llm.chat([{"role": "user", "content": "Hi"}])
 
 

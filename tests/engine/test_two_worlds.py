@@ -7,7 +7,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from conftest import VOCABULARY, make_request, step_seconds, tiny_runner
+from tiny_engine import VOCABULARY, make_request, step_seconds, tiny_runner
 
 from steelyard.core.batch import Batch, SequenceWork, StepOutput
 from steelyard.core.request import Request, RequestOutput, SampledToken

@@ -136,13 +136,9 @@ class AsyncLLM:
         """Return the token ids of a conversation in the model's chat template, ready for the assistant's turn.
 
         Raises:
-            PromptError: if a message is malformed.
-            ModelError: if the model has no chat template.
+            PromptError: if a message is malformed, or the model has no chat template.
+            ModelError: if the model has no tokenizer.
         """
-        if self.parts.chat_template is None:
-            raise ModelError(
-                f"{self.parts.name} has no chat template", field="model", remedy="Use generate with a plain prompt"
-            )
         return tuple(
             encode_chat(
                 self.tokenizer, self.parts.chat_template, messages, **{"now": local_datetime()} | template_arguments

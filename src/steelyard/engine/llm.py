@@ -81,8 +81,8 @@ class LLM:
         """Answer one conversation, or several; messages are ``{"role": …, "content": …}``.
 
         Raises:
-            PromptError: if a message is malformed.
-            ModelError: if the model has no chat template.
+            PromptError: if a message is malformed, or the model has no chat template.
+            ModelError: if the model has no tokenizer.
         """
         single = bool(messages) and isinstance(messages[0], dict)
         conversations: Any = [messages] if single or not messages else messages
