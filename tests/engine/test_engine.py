@@ -21,6 +21,7 @@ from steelyard.engine.config import EngineConfig
 from steelyard.engine.engine import Engine, StepRecord
 from steelyard.engine.executor import ModelledExecutor, SyntheticTokens
 from steelyard.policies.schedule import SCHEDULE_POLICIES
+from steelyard.policies.schedule.types import Schedule
 from steelyard.sim.virtual import run_virtual
 
 
@@ -244,6 +245,41 @@ def test_a_failing_step_ends_its_requests_and_the_engine_goes_on(make_engine: En
     output, _ = run_virtual(main())
     assert output.num_cached_tokens == 0, "blocks of a failed step must not be found again"
     assert len(output.outputs[0].token_ids) == 8
+
+
+def test_a_broken_policy_ends_every_request_instead_of_hanging(make_engine: EngineFactory) -> None:
+    async def main() -> None:
+        engine = make_engine()
+        engine._policy = lambda view: Schedule()
+        loop = asyncio.create_task(engine.run())
+        responses = [engine.submit(make_request(name, (1,))) for name in "ab"]
+        for response in responses:
+            with pytest.raises(EngineStoppedError, match="scheduler"):
+                await response.result()
+        with pytest.raises(AssertionError, match="does nothing"):
+            await loop
+        with pytest.raises(EngineStoppedError):
+            engine.submit(make_request("c", (1,)))
+        engine.check_invariants()
+        await engine.close()
+
+    run_virtual(main())
+
+
+def test_an_id_may_be_used_again_and_an_old_deadline_does_not_meet_the_new_request(make_engine: EngineFactory) -> None:
+    async def main() -> RequestOutput:
+        engine = make_engine()
+
+        async def work() -> RequestOutput:
+            await engine.submit(make_request("a", (1,), max_tokens=2, deadline_s=0.1)).result()
+            again = engine.submit(make_request("a", (1,), max_tokens=50))
+            with pytest.raises(ParamsError, match="request_id"):
+                engine.submit(make_request("a", (1,)))
+            return await again.result()
+
+        return await serve(engine, work)
+
+    assert run_virtual(main()).outputs[0].finish_reason is FinishReason.LENGTH
 
 
 def test_closing_ends_what_runs_and_refuses_more(make_engine: EngineFactory) -> None:

@@ -180,4 +180,4 @@ class AsyncLLM:
             return
         await self._engine.close()
         assert self._loop_task is not None
-        await self._loop_task
+        await asyncio.gather(self._loop_task, return_exceptions=True)  # its requests were told what it died of

@@ -16,7 +16,7 @@ from random import Random
 
 from steelyard.core.batch import Batch, SequenceWork, StepOutput
 from steelyard.core.clock import now_s
-from steelyard.core.errors import EngineBusyError, EngineStoppedError, SteelyardError
+from steelyard.core.errors import EngineBusyError, EngineStoppedError, ParamsError, SteelyardError
 from steelyard.core.request import FinishReason, Request
 from steelyard.core.sequence import Sequence, SequenceStatus
 from steelyard.engine.admission import check_request
@@ -84,7 +84,8 @@ class Engine:
         self._stepping = asyncio.Lock()
         self._room = asyncio.Event()
         self._rng, self._ids = Random(config.seed), count()
-        self._num_steps, self._num_in_inbox, self._closed = 0, 0, False
+        self._num_steps, self._num_in_inbox = 0, 0
+        self._closed = self._released = False
 
     # -- the front door -------------------------------------------------------------------------------------------
 
@@ -106,7 +107,7 @@ class Engine:
                 remedy="Try again later, or raise max_waiting",
             )
         if request.id in self._responses:
-            raise EngineStoppedError(f"{request.id!r} is in use", field="request_id", remedy="Choose a unique id")
+            raise ParamsError(f"{request.id!r} is in use", field="request_id", remedy="Choose a unique id")
         sequences = [self._sequence(request, index) for index in range(request.params.n)]
         completions = tuple(CompletionState(s, self._eos, self.config.max_model_len, self._text) for s in sequences)
         response = Response(request, completions, now_s())
@@ -114,12 +115,14 @@ class Engine:
         self._num_in_inbox += len(sequences)
         self._post(lambda: self._admit(response, sequences))
         if request.deadline_s is not None:
-            self._watch_deadline(request.id, request.deadline_s)
+            self._watch_deadline(response, request.deadline_s)
         return response
 
     def cancel(self, request_id: str, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """End a request at the next step boundary; its blocks are free from then on. Unknown ids are ignored."""
-        self._post(lambda: self._end_request(request_id, reason))
+        response = self._responses.get(request_id)
+        if response is not None:
+            self._post(lambda: self._end(response, reason))
 
     def add_observer(self, observer: Observer) -> None:
         """Call ``observer`` after each step from now on."""
@@ -144,12 +147,20 @@ class Engine:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Step until :meth:`close`; sleep while there is nothing to do."""
-        while not self._closed:
-            if not self._inbox and not len(self._table):
-                self._wake.clear()
-                await self._wake.wait()
-            await self.step()
+        """Step until :meth:`close`; sleep while there is nothing to do.
+
+        What a step itself raises (a policy's or our own bug, not the executor's) ends every request and the engine.
+        """
+        try:
+            while not self._closed:
+                if not self._inbox and not len(self._table):
+                    self._wake.clear()
+                    await self._wake.wait()
+                await self.step()
+        except Exception as error:
+            self._closed = True
+            self._end_all(_step_failed("scheduler", error))
+            raise
 
     async def step(self) -> None:
         """Receive, schedule, execute, commit."""
@@ -169,16 +180,14 @@ class Engine:
 
     async def close(self) -> None:
         """Let the step in flight end, end every request with an error, and release the executor. Idempotent."""
-        if self._closed:
+        if self._released:
             return
-        self._closed = True
+        self._closed = self._released = True
         self._wake.set()
         self._room.set()
         stopped = EngineStoppedError("it was closed while working", field="engine", remedy="Make a new one")
         async with self._stepping:
-            self._receive()
-            for request_id in list(self._responses):
-                self._end_request(request_id, FinishReason.ERROR, stopped)
+            self._end_all(stopped)
         await self._executor.close()
 
     def _receive(self) -> None:
@@ -261,25 +270,31 @@ class Engine:
             self._responses.pop(response.request.id, None)
         self._room.set()
 
-    def _end_request(self, request_id: str, reason: FinishReason, error: SteelyardError | None = None) -> None:
-        response = self._responses.pop(request_id, None)
-        if response is None:
+    def _end(self, response: Response, reason: FinishReason, error: SteelyardError | None = None) -> None:
+        """End a request, unless it has ended already."""
+        if self._responses.get(response.request.id) is not response:
             return
+        del self._responses[response.request.id]
         response.end(reason, error)
         for completion in response.completions:
             if completion.sequence.id in self._table:
                 self._finish(completion.sequence)
         self._room.set()
 
+    def _end_all(self, error: SteelyardError) -> None:
+        self._receive()
+        for response in list(self._responses.values()):
+            self._end(response, FinishReason.ERROR, error)
+
     def _fail(self, batch: Batch, cause: Exception) -> None:
         """End the requests of a failed step; the blocks they filled may hold anything, so no cached prefix survives."""
-        error = cause if isinstance(cause, SteelyardError) else _step_failed(cause)
-        for request_id in {work.sequence.request_id for work in batch.works}:
-            self._end_request(request_id, FinishReason.ERROR, error)
+        error = cause if isinstance(cause, SteelyardError) else _step_failed("executor", cause)
+        for request_id in dict.fromkeys(work.sequence.request_id for work in batch.works):
+            self._end(self._responses[request_id], FinishReason.ERROR, error)
         self._kv.reset_prefix_cache()
 
-    def _watch_deadline(self, request_id: str, deadline_s: float) -> None:
-        asyncio.get_running_loop().call_at(deadline_s, self.cancel, request_id, FinishReason.DEADLINE)
+    def _watch_deadline(self, response: Response, deadline_s: float) -> None:
+        asyncio.get_running_loop().call_at(deadline_s, self._post, lambda: self._end(response, FinishReason.DEADLINE))
 
     def _observe(self, start_s: float, schedule: Schedule, batch: Batch) -> None:
         if not self._observers:
@@ -310,10 +325,10 @@ class Engine:
         assert owners <= set(self._responses), "a sequence outlived its request"
 
 
-def _step_failed(cause: Exception) -> EngineStoppedError:
+def _step_failed(field: str, cause: Exception) -> EngineStoppedError:
     error = EngineStoppedError(
         f"the step failed: {type(cause).__name__}: {cause}",
-        field="executor",
+        field=field,
         remedy="Run again with --debug to see where",
     )
     error.__cause__ = cause
