@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ class LLM:
 
     def __init__(self, model: str | None = None, *, observers: tuple[Observer, ...] = (), **options: Any) -> None:
         self._llm = AsyncLLM(model, observers=observers, **options)
+        self._stream_ids = count()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="steelyard-engine", daemon=True)
         self._thread.start()
@@ -107,13 +109,17 @@ class LLM:
         """Yield the request's cumulative output whenever it grows, the finished one last."""
         is_chat = not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], dict)
         ids: Prompt = self._llm.encode_chat(prompt, **template_arguments) if is_chat else prompt  # type: ignore[arg-type, assignment]
-        outputs = self._llm.generate(ids, params)
+        request_id = f"stream-{next(self._stream_ids)}"
+        finished = False
         try:
-            while (output := self._wait(_next(outputs))) is not None:
+            response = self._wait(self._llm.submit(ids, params, request_id=request_id))
+            while not finished:
+                output = self._wait(response.next_output())
+                finished = output.finished
                 yield output
         finally:
-            if self._shut_down.alive:
-                self._wait(outputs.aclose())  # type: ignore[attr-defined]
+            if not finished and self._shut_down.alive:
+                self._wait(self._llm.cancel(request_id))
 
     def score(self, texts: Prompt | Sequence[Prompt]) -> list[TextScore]:
         """Return each text's token log-probabilities (natural log)."""
@@ -183,10 +189,6 @@ def _shut_down(llm: AsyncLLM, loop: asyncio.AbstractEventLoop, thread: threading
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
-
-
-async def _next(outputs: Any) -> RequestOutput | None:
-    return await anext(outputs, None)
 
 
 def _as_prompts(prompts: Any) -> list[Prompt]:

@@ -20,6 +20,8 @@ from steelyard.hardware.this_machine import measure_quickly
 from steelyard.kernels.linear import prepare_linears
 from steelyard.models.config import MlpConfig, ModelConfig
 
+_RATE_ROUNDS = 100
+
 
 def model_shape(config: ModelConfig, dtype: torch.dtype) -> ModelShape:
     """Return what of a model decides its cost, with weights and KV cache in ``dtype``."""
@@ -82,12 +84,12 @@ def measured_device(dtype: torch.dtype) -> Device:
 
 def matmul_flop_per_s(dtype: torch.dtype) -> float:
     """Return the best rate that a prepared linear layer reached in a few rounds on this CPU."""
-    rows, width = 256, 1024
+    rows, width = 512, 1024
     layer = nn.Sequential(nn.Linear(width, width, bias=False, dtype=dtype))
     prepare_linears(layer)
     x, best_s = torch.randn(rows, width, dtype=dtype), float("inf")
     with torch.inference_mode():
-        for _ in range(20):
+        for _ in range(_RATE_ROUNDS):
             with Stopwatch() as watch:
                 layer(x)
             best_s = min(best_s, watch.elapsed_s)

@@ -81,12 +81,16 @@ class Response:
         Raises:
             SteelyardError: what ended the request abnormally.
         """
-        while not self.finished:
+        while not (output := await self.next_output()).finished:
+            yield output
+        yield output
+
+    async def next_output(self) -> RequestOutput:
+        """Wait for news and return the cumulative output; the finished one at once. Raises like :meth:`outputs`."""
+        if not self.finished:
             await self._changed.wait()
             self._changed.clear()
-            if not self.finished:
-                yield self.snapshot()
-        yield self._result()
+        return self._result() if self.finished else self.snapshot()
 
     async def result(self) -> RequestOutput:
         """Wait for the end and return the finished output; raises like :meth:`outputs`."""
