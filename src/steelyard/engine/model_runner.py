@@ -32,6 +32,11 @@ class ModelRunner:
     def __init__(self, model: LanguageModel, store: PagedKVStore, sampler: Sampler, row_tile: int = 1) -> None:
         self._model, self._store, self._sampler, self._row_tile = model, store, sampler, row_tile
 
+    @property
+    def block_size(self) -> int:
+        """Tokens per KV block of the store."""
+        return self._store.shape.block_size
+
     @torch.inference_mode()
     def run(self, batch: Batch) -> StepOutput:
         """Compute one step: write KV, attend, and sample for every work item that reaches its last known token."""

@@ -7,20 +7,33 @@ running it again in virtual time.
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import median
 
 import torch
-from torch import nn
 
-from steelyard.core.batch import Batch
+from steelyard.core.batch import Batch, SequenceWork
 from steelyard.core.clock import Stopwatch
-from steelyard.cost.roofline import ModelShape, SequenceShape, StepShape, step_cost
+from steelyard.core.params import SamplingParams
+from steelyard.core.sequence import Sequence
+from steelyard.core.units import ceil_div
+from steelyard.cost.roofline import (
+    ModelShape,
+    SequenceShape,
+    StepShape,
+    Work,
+    attention_work,
+    linear_work,
+    lm_head_work,
+    step_cost,
+)
 from steelyard.engine.executor import StepCost
+from steelyard.engine.model_runner import ModelRunner
 from steelyard.hardware.device import Device, PeakRate
-from steelyard.hardware.this_machine import measure_quickly
-from steelyard.kernels.linear import prepare_linears
 from steelyard.models.config import MlpConfig, ModelConfig
 
-_RATE_ROUNDS = 100
+_DECODE_CONTEXT = 64
+_PREFILL_TOKENS = 256
+_CALIBRATION_ROUNDS = 9
 
 
 def model_shape(config: ModelConfig, dtype: torch.dtype) -> ModelShape:
@@ -72,25 +85,43 @@ def _active_params(config: ModelConfig, index: int) -> int:
     return projections + config.hidden_size * (3 * sizes + network.num_experts)
 
 
-def measured_device(dtype: torch.dtype) -> Device:
-    """Return this machine's CPU with bandwidth and matrix rate measured now, the rate by the engine's own kernel.
+def calibrated_device(runner: ModelRunner, config: ModelConfig, dtype: torch.dtype, device: Device) -> Device:
+    """Return ``device`` with the bandwidth and the matrix rate that two kinds of steps of this model reach now.
 
-    Takes about a second; run it while the machine is quiet.
+    One decode step gives the bandwidth (its bytes over its time), one prefill step the rate (its operations over its
+    time). What a step costs besides is thereby spread over both, which flatters neither. Takes a second or two; writes
+    to the first KV blocks, so nothing may be running.
     """
-    device = measure_quickly()
-    rate = PeakRate(dtype=str(dtype).removeprefix("torch."), flop_per_s=matmul_flop_per_s(dtype))
-    return replace(device, peaks=(rate, *(peak for peak in device.peaks if peak.dtype != rate.dtype)))
+    model = model_shape(config, dtype)
+    decode, prefill = SequenceShape(1, _DECODE_CONTEXT), SequenceShape(_PREFILL_TOKENS, _PREFILL_TOKENS)
+    num_bytes = sum(work.num_bytes for work in _works(decode, model))
+    flop = sum(work.flop for work in _works(prefill, model))
+    rate = PeakRate(dtype=model.dtype, flop_per_s=flop / _step_s(runner, prefill))
+    tier = replace(device.memory[0], bandwidth_bytes_per_s=num_bytes / _step_s(runner, decode))
+    return replace(device, peaks=(rate,), memory=(tier, *device.memory[1:]))
 
 
-def matmul_flop_per_s(dtype: torch.dtype) -> float:
-    """Return the best rate that a prepared linear layer reached in a few rounds on this CPU."""
-    rows, width = 512, 1024
-    layer = nn.Sequential(nn.Linear(width, width, bias=False, dtype=dtype))
-    prepare_linears(layer)
-    x, best_s = torch.randn(rows, width, dtype=dtype), float("inf")
-    with torch.inference_mode():
-        for _ in range(_RATE_ROUNDS):
-            with Stopwatch() as watch:
-                layer(x)
-            best_s = min(best_s, watch.elapsed_s)
-    return 2.0 * rows * width * width / best_s
+def _works(shape: SequenceShape, model: ModelShape) -> tuple[Work, ...]:
+    step = StepShape((shape,))
+    return linear_work(step, model), attention_work(step, model), lm_head_work(step, model)
+
+
+def _step_s(runner: ModelRunner, shape: SequenceShape) -> float:
+    """Return the median seconds of a step in which one sequence does ``shape``."""
+    sequence = Sequence(
+        id=0,
+        request_id="calibration",
+        index=0,
+        prompt=(0,) * shape.context_after,
+        params=SamplingParams(temperature=0.0),
+        seed=0,
+        arrival_s=0.0,
+    )
+    blocks = tuple(range(ceil_div(shape.context_after, runner.block_size)))
+    work = SequenceWork(sequence, shape.context_after - shape.num_new_tokens, shape.num_new_tokens, blocks)
+    seconds = []
+    for _ in range(1 + _CALIBRATION_ROUNDS):
+        with Stopwatch() as watch:
+            runner.run(Batch(0, (work,)))
+        seconds.append(watch.elapsed_s)
+    return median(seconds[1:])

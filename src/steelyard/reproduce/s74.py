@@ -22,8 +22,9 @@ from steelyard.core.request import Request, RequestOutput
 from steelyard.engine.build import LLMOptions, Parts, build_parts
 from steelyard.engine.engine import Engine
 from steelyard.engine.executor import Executor, ModelledExecutor, SyntheticTokens
-from steelyard.engine.prediction import measured_device, predicted_step_cost
+from steelyard.engine.prediction import calibrated_device, predicted_step_cost
 from steelyard.engine.torch_executor import TorchExecutor
+from steelyard.hardware.this_machine import this_machine
 from steelyard.policies.schedule import make_schedule_policy
 from steelyard.reproduce.options import ReproduceOptions, command_line
 from steelyard.reproduce.report import Reproduction, ReproductionRow, stamped
@@ -95,7 +96,8 @@ def reproduce(options: ReproduceOptions) -> Reproduction:
         setup=(
             f"{parts.name} in float32, {count} requests arriving at {ARRIVALS_PER_S:g}/s (Poisson), "
             f"{PROMPT_TOKENS[0]}–{PROMPT_TOKENS[1]} tokens in, {OUTPUT_TOKENS[0]}–{OUTPUT_TOKENS[1]} out, "
-            f"{SEATS} seats; median of {repeats} interleaved runs; predicted = same code in virtual time on a roofline"
+            f"{SEATS} seats; median of {repeats} interleaved runs; predicted = same code in virtual time, on a "
+            "roofline calibrated by two steps"
         ),
         rows=rows(measured, predicted),
         command=command_line("S74", options),
@@ -127,7 +129,8 @@ def measure(parts: Parts, arm: Arm, executor: Executor, arrivals: list[Arrival])
 def predictor(parts: Parts) -> Callable[[Arm, list[Arrival]], Outcome]:
     """Return a function that runs an arm on the modelled machine in virtual time."""
     config = parts.model.config
-    cost = predicted_step_cost(config, parts.dtype, measured_device(parts.dtype))
+    device = calibrated_device(parts.runner, config, parts.dtype, this_machine().devices[0])
+    cost = predicted_step_cost(config, parts.dtype, device)
     modelled = ModelledExecutor(cost, SyntheticTokens(config.vocab_size))
     return lambda arm, arrivals: run_virtual(serve(make_engine(parts, arm, modelled), arrivals))
 
