@@ -19,8 +19,19 @@ MODULE = "steelyard.kernels._native"
 _log = logging.getLogger("steelyard")
 
 
+class NativeThreadPool(Protocol):
+    """Threads that kernels run on, the calling one among them."""
+
+    @property
+    def num_workers(self) -> int:
+        """Threads, the calling one included."""
+
+
 class NativeKernels(Protocol):
     """The extension's functions. Tensors are addresses of dense arrays that the caller keeps alive."""
+
+    def make_thread_pool(self, num_workers: int, pin: bool = False) -> NativeThreadPool:
+        """Start ``num_workers − 1`` threads; with ``pin`` each stays on a core of its own."""
 
     def isas(self) -> list[str]:
         """Return the instruction sets of this CPU that kernels exist for, the widest, which is used, last."""

@@ -1,8 +1,7 @@
-// The loop over rows. Compiled once per instruction set, with STEELYARD_ISA naming the namespace.
+// The loop over rows, compiled once per instruction set (isa.hpp).
 //
-// Nothing with external linkage may be shared between these compilations except the entry point: were an inline
-// function of a library header compiled here with wide instructions, the linker could choose that copy for everyone.
-// Floating-point contraction is off (CMakeLists.txt), so a multiply-add rounds twice wherever it runs.
+// Floating-point contraction is off (CMakeLists.txt), so a multiply-add rounds twice wherever it runs and all
+// instruction sets give the same bits.
 
 #include <math.h>
 
