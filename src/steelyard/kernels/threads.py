@@ -1,7 +1,8 @@
 """The threads that native kernels run on: one pool per number of threads, made when first asked for.
 
 The pool's threads spin for a fraction of a millisecond after each job and then sleep
-(``csrc/parallel/thread_pool.hpp``). PyTorch keeps threads of its own; as both belong to the same caller, they do not work at the same time.
+(``csrc/parallel/thread_pool.hpp``). PyTorch keeps threads of its own; as both belong to the same caller, they do not
+work at the same time.
 """
 
 from __future__ import annotations
