@@ -53,6 +53,18 @@ class NativeKernels(Protocol):
     def isas(self) -> list[str]:
         """Return the instruction sets of this CPU that kernels exist for, the widest, which is used, last."""
 
+    def argmax_f32(self, pool: NativeThreadPool, x: int, largest: int, position: int, rows: int, columns: int) -> None:
+        """Write each row's largest float32 and its int64 position; ``x`` is ``[rows, columns]``, ``columns`` not 0."""
+
+    def argmax_f32_on(
+        self, isa: str, pool: NativeThreadPool, x: int, largest: int, position: int, rows: int, columns: int
+    ) -> None:
+        """As :meth:`argmax_f32` on one of :meth:`isas`; the results are the same.
+
+        Raises:
+            ValueError: if this CPU lacks the instruction set.
+        """
+
     def rms_norm_f32(self, x: int, weight: int, out: int, rows: int, hidden: int, eps: float) -> None:
         """Norm ``[rows, hidden]`` at ``x`` into ``out``; ``weight`` is ``[hidden]``. All float32."""
 
