@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from steelyard.core.errors import ParamsError, ResourceError
 from steelyard.core.params import SamplingParams
 from steelyard.core.sequence import Sequence as TokenSequence
+from steelyard.kernels.argmax import argmax_rows
 
 CHUNK_LOGITS = 1 << 20  # logits worked on at once in float64: a workspace of a few times 8 MiB, which caches still like
 _TOTAL_BITS = 62
@@ -127,9 +128,7 @@ def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
 
     A row with a NaN has NaN as its largest, so that the one value tells whether the row can be used.
     """
-    # torch.argmax promises the first of equal maxima; the maximum is gathered so that both speak of one element.
-    tokens = logits.argmax(dim=-1)
-    return logits.gather(-1, tokens[:, None])[:, 0], tokens
+    return argmax_rows(logits)
 
 
 def check_model_output(peaks: Tensor, names: Sequence[str]) -> None:

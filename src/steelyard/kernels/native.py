@@ -31,10 +31,39 @@ class NativeKernels(Protocol):
     """The extension's functions. Tensors are addresses of dense arrays that the caller keeps alive."""
 
     def make_thread_pool(self, num_workers: int, pin: bool = False) -> NativeThreadPool:
-        """Start ``num_workers − 1`` threads; with ``pin`` each stays on a core of its own."""
+        """Return a pool that starts ``num_workers − 1`` threads at its first job; ``pin`` keeps each on one core."""
+
+    def run_barriers(self, pool: NativeThreadPool, count: int) -> None:
+        """Run one job in which all workers meet ``count`` times and do nothing else."""
+
+    def count_visits(self, pool: NativeThreadPool, dynamic: bool, cut: int, counts: int, size: int) -> None:
+        """Add 1 to each of ``size`` int32 at ``counts``, by one of the two schedules; ``cut`` is 1 or more."""
+
+    def sum_f64(self, pool: NativeThreadPool, x: int, size: int) -> float:
+        """Return the sum of ``size`` float64 at ``x``; its bits do not depend on the pool."""
+
+    def running_sum_f64(self, pool: NativeThreadPool, x: int, out: int, size: int) -> None:
+        """Write the sum of the first i + 1 float64 at ``x`` to ``out[i]``; bits as in :meth:`sum_f64`."""
+
+    def stream_f64(
+        self, pool: NativeThreadPool, size: int, rounds: int, huge_pages: bool = False
+    ) -> tuple[list[list[float]], float]:
+        """Run STREAM on arrays of its own; see :func:`steelyard.kernels.stream.run_stream`."""
 
     def isas(self) -> list[str]:
         """Return the instruction sets of this CPU that kernels exist for, the widest, which is used, last."""
+
+    def argmax_f32(self, pool: NativeThreadPool, x: int, largest: int, position: int, rows: int, columns: int) -> None:
+        """Write each row's largest float32 and its int64 position; ``x`` is ``[rows, columns]``, ``columns`` not 0."""
+
+    def argmax_f32_on(
+        self, isa: str, pool: NativeThreadPool, x: int, largest: int, position: int, rows: int, columns: int
+    ) -> None:
+        """As :meth:`argmax_f32` on one of :meth:`isas`; the results are the same.
+
+        Raises:
+            ValueError: if this CPU lacks the instruction set.
+        """
 
     def rms_norm_f32(self, x: int, weight: int, out: int, rows: int, hidden: int, eps: float) -> None:
         """Norm ``[rows, hidden]`` at ``x`` into ``out``; ``weight`` is ``[hidden]``. All float32."""
