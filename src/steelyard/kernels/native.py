@@ -64,6 +64,80 @@ class NativeKernels(Protocol):
         Raises:
             ValueError: if this CPU lacks the instruction set.
         """
+    def pack_gguf(
+        self,
+        pool: NativeThreadPool,
+        format: str,
+        source: int,
+        row_bytes: int,
+        num_rows: int,
+        destinations: int,
+        packed: int,
+        num_inputs: int,
+    ) -> None:
+        """Pack ``num_rows`` rows of GGUF blocks, ``row_bytes`` apart, into panels at ``packed``; see ``pack.hpp``."""
+
+    def quantise_rows(
+        self,
+        pool: NativeThreadPool,
+        x: int,
+        x_stride: int,
+        num_rows: int,
+        num_inputs: int,
+        blocks: int,
+        isa: str | None = None,
+    ) -> None:
+        """Quantise float32 rows, ``x_stride`` floats apart, to activation blocks of 44 bytes; see ``qgemm.hpp``."""
+
+    def rms_norm_quantise_rows(
+        self,
+        pool: NativeThreadPool,
+        x: int,
+        x_stride: int,
+        weight: int,
+        eps: float,
+        num_rows: int,
+        num_inputs: int,
+        blocks: int,
+        isa: str | None = None,
+    ) -> None:
+        """Norm rows as :meth:`rms_norm_f32` does, bit for bit, and quantise them."""
+
+    def qgemm(
+        self,
+        pool: NativeThreadPool,
+        format: str,
+        packed: int,
+        num_rows: int,
+        num_inputs: int,
+        blocks: int,
+        num_tokens: int,
+        out: int,
+        out_stride: int,
+        bias: int,
+        epilogue: str,
+        isa: str | None = None,
+    ) -> None:
+        """Multiply quantised rows by a packed matrix; a ``bias`` of 0 is none; see ``qgemm.hpp``."""
+
+    def dequantise_rows(
+        self,
+        pool: NativeThreadPool,
+        format: str,
+        packed: int,
+        num_rows: int,
+        num_inputs: int,
+        rows: int,
+        count: int,
+        out: int,
+    ) -> None:
+        """Write the rows of a packed matrix that int64 ``rows`` names, as dense float32."""
+
+    def read_bytes(self, pool: NativeThreadPool, data: int, num_bytes: int, times: int) -> None:
+        """Read memory so many times, each thread its part, as a roofline for benchmarks."""
+
+    def dot_products(self, pool: NativeThreadPool, rounds: int) -> int:
+        """Do 8-bit dot products on registers; return how many multiplications and additions they were."""
 
     def rms_norm_f32(self, x: int, weight: int, out: int, rows: int, hidden: int, eps: float) -> None:
         """Norm ``[rows, hidden]`` at ``x`` into ``out``; ``weight`` is ``[hidden]``. All float32."""

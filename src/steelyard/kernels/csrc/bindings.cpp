@@ -31,5 +31,6 @@ NB_MODULE(_native, m) {
     m.def("isas", &steelyard::available_isa_names, "Instruction sets of this CPU that kernels exist for, widest last.");
     steelyard::bind_argmax(m);
     steelyard::bind_parallel(m);
+    steelyard::bind_qgemm(m);
     steelyard::bind_rms_norm(m);
 }
