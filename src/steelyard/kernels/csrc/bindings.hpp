@@ -27,6 +27,7 @@ T* at(Address address) {
 // on would end the process with an illegal instruction.
 Isa isa_named(const std::string& name);
 
+void bind_attention(nanobind::module_& m);
 void bind_parallel(nanobind::module_& m);
 void bind_rms_norm(nanobind::module_& m);
 
