@@ -78,8 +78,8 @@ STORES = pytest.mark.parametrize("block_size", [4, pytest.param(16, marks=pytest
         {},
         {"enable_prefix_caching": False},
         {"max_num_batched_tokens": 7},
-        {"num_kv_tokens": 160, "max_model_len": 80},
-        {"num_kv_tokens": 160, "max_model_len": 80, "max_num_batched_tokens": 20, "enable_prefix_caching": False},
+        {"num_kv_tokens": 96, "max_model_len": 80},
+        {"num_kv_tokens": 96, "max_model_len": 80, "max_num_batched_tokens": 20, "enable_prefix_caching": False},
     ],
     ids=["plain", "no prefix cache", "chunked", "preempted", "chunked, preempted, no prefix cache"],
 )
@@ -90,7 +90,7 @@ def test_company_does_not_change_a_requests_tokens(
     outputs, preemptions = serve(requests(neighbours, **sampling), block_size, **sizes)
     assert outputs[0].outputs[0].token_ids == alone.outputs[0].token_ids
     assert outputs[0].outputs[0].logprobs == alone.outputs[0].logprobs, "not even the last bit of a log-probability"
-    if "num_kv_tokens" in sizes and neighbours >= 44:
+    if "num_kv_tokens" in sizes and neighbours >= 44 and block_size == 4:  # larger blocks are reserved ahead
         assert preemptions > 0
 
 
