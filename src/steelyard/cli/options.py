@@ -57,6 +57,10 @@ class EngineOptions:
     kv_cache_memory: Annotated[
         str | None, typer.Option(help="Size of the KV cache, such as 512MiB or 2G.", show_default="as needed")
     ] = None
+    kv_cache_dtype: Annotated[
+        str,
+        typer.Option("--kv-cache-dtype", help="Numbers in the KV cache: auto, float32, float16, bfloat16 or int8."),
+    ] = "auto"
     prefix_caching: Annotated[
         bool,
         typer.Option("--prefix-caching/--no-prefix-caching", help="Reuse the KV of equal prompt beginnings."),
@@ -72,6 +76,7 @@ class EngineOptions:
             "dtype": self.dtype,
             "max_model_len": self.max_model_len,
             "kv_cache_memory_bytes": parse_bytes("kv_cache_memory", self.kv_cache_memory),
+            "kv_cache_dtype": self.kv_cache_dtype,
             "enable_prefix_caching": self.prefix_caching,
             "threads": self.threads,
         }

@@ -21,7 +21,8 @@ from steelyard.engine.sampling import Sampler
 from steelyard.engine.view import Observer
 from steelyard.hardware.this_machine import available_memory_bytes, release_freed_memory
 from steelyard.kernels.linear import prepare_linears
-from steelyard.memory.paged_kv import KVShape, PagedKVStore
+from steelyard.memory.kv_store import make_kv_store, native_store_fits
+from steelyard.memory.paged_kv import KVShape
 from steelyard.models.catalogue import default_model
 from steelyard.models.load import LoadedModel, load_model
 from steelyard.models.resolve import ResolvedModel, open_weights, resolve_model
@@ -33,6 +34,7 @@ from steelyard.models.weights.summary import summarise
 from steelyard.policies.schedule import make_schedule_policy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KV_CACHE_DTYPES = {**DTYPES, "int8": torch.int8}
 # Of the memory left after the weights, this share may become KV cache unless the user says otherwise.
 _KV_SHARE = 0.3
 MAX_SEATS = 1 << 16
@@ -51,6 +53,7 @@ class LLMOptions:
         max_num_seqs: sequences running at once.
         max_num_batched_tokens: tokens computed in one step.
         kv_cache_memory_bytes: size of the KV cache.
+        kv_cache_dtype: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``int8`` (:func:`resolve_kv_cache_dtype`).
         block_size: tokens per KV block.
         enable_prefix_caching: share the KV of equal prefixes.
         schedule_policy: a name from :data:`steelyard.policies.schedule.SCHEDULE_POLICIES`.
@@ -65,6 +68,7 @@ class LLMOptions:
     max_num_seqs: int = 64
     max_num_batched_tokens: int | None = None
     kv_cache_memory_bytes: int | None = None
+    kv_cache_dtype: str = "auto"
     block_size: int = 16
     enable_prefix_caching: bool = True
     schedule_policy: str = "fcfs"
@@ -137,10 +141,10 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     text = load_text(resolved)
     row_tile = prepare_linears(loaded.module)
     release_freed_memory()
-    shape = kv_shape(loaded, options.block_size, dtype)
+    shape = kv_shape(loaded, options, dtype, device)
     config = engine_config(loaded, options, shape, device)
     eos = loaded.eos_token_ids | (text.tokenizer.eos_token_ids if text.tokenizer else frozenset())
-    store = PagedKVStore(shape, config.num_kv_blocks, device)
+    store = make_kv_store(shape, config.num_kv_blocks, device)
     runner = ModelRunner(loaded.module, store, Sampler(eos_token_ids=eos), row_tile)
     prober = Prober(
         runner,
@@ -215,17 +219,42 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
-def kv_shape(loaded: LoadedModel, block_size: int, dtype: torch.dtype) -> KVShape:
+def resolve_kv_cache_dtype(name: str, dtype: torch.dtype, *, native: bool) -> torch.dtype:
+    """Return the KV cache's dtype for a user's word.
+
+    ``auto`` is the model's dtype on the PyTorch path; the native kernels compute in float32 whatever they store, and
+    store float32 models' keys and values in float16.
+
+    Args:
+        name: the word.
+        dtype: of the model.
+        native: whether the cache is in the native kernels' layout; only that knows other dtypes than the model's.
+    """
+    if name == "auto":
+        return torch.float16 if native and dtype is torch.float32 else dtype
+    if name not in KV_CACHE_DTYPES:
+        remedy = f"Use auto, {', '.join(KV_CACHE_DTYPES)}"
+        raise ParamsError(f"{name!r} is no dtype of a KV cache", field="kv_cache_dtype", remedy=remedy)
+    chosen = KV_CACHE_DTYPES[name]
+    if chosen is not dtype and not native:
+        problem = f"{name} needs the native kernels, on a CPU, with block_size and head_dim multiples of 16"
+        raise ParamsError(problem, field="kv_cache_dtype", remedy="Use auto")
+    return chosen
+
+
+def kv_shape(loaded: LoadedModel, options: LLMOptions, dtype: torch.dtype, device: torch.device) -> KVShape:
     """Return the shape of the model's KV cache."""
+    block_size = options.block_size
     if not 1 <= block_size <= 1024:
         raise ParamsError(f"{block_size} is not from 1 to 1024", field="block_size", remedy="Use 16")
     attention = loaded.config.layers[0].attention
+    native = native_store_fits(device, attention.num_kv_heads, attention.head_dim, block_size)
     return KVShape(
         num_layers=len(loaded.config.layers),
         num_kv_heads=attention.num_kv_heads,
         head_dim=attention.head_dim,
         block_size=block_size,
-        dtype=dtype,
+        dtype=resolve_kv_cache_dtype(options.kv_cache_dtype, dtype, native=native),
     )
 
 

@@ -12,8 +12,7 @@ from steelyard.core.request import SampledToken
 from steelyard.core.units import round_up
 from steelyard.engine.logprobs import prompt_logprobs
 from steelyard.engine.sampling import Sampler
-from steelyard.memory.paged_kv import PagedKVStore, PagedStepKV
-from steelyard.memory.step_plan import plan_step
+from steelyard.memory.kv_store import KVStore
 from steelyard.models.contract import LanguageModel
 
 _LOGITS_ROWS = 256
@@ -29,7 +28,7 @@ class ModelRunner:
         row_tile: packed tokens are padded to a multiple of this, so that rows keep their bits (kernels.linear).
     """
 
-    def __init__(self, model: LanguageModel, store: PagedKVStore, sampler: Sampler, row_tile: int = 1) -> None:
+    def __init__(self, model: LanguageModel, store: KVStore, sampler: Sampler, row_tile: int = 1) -> None:
         self._model, self._store, self._sampler, self._row_tile = model, store, sampler, row_tile
 
     @property
@@ -44,7 +43,7 @@ class ModelRunner:
         return StepOutput(self._sample(batch.works, hidden), self._prompt_logprobs(batch.works, hidden))
 
     @torch.inference_mode()
-    def hidden(self, sequence_work: Sequence[SequenceWork], store: PagedKVStore) -> Tensor:
+    def hidden(self, sequence_work: Sequence[SequenceWork], store: KVStore) -> Tensor:
         """Return ``[tokens, hidden_size]`` for works over another store (scoring and embedding use a private one)."""
         return self._hidden(sequence_work, store)
 
@@ -53,16 +52,15 @@ class ModelRunner:
         """Return ``[rows, vocab_size]`` float32 logits of ``hidden`` ``[rows, hidden_size]``."""
         return self._model.logits(hidden)
 
-    def _hidden(self, works: Sequence[SequenceWork], store: PagedKVStore) -> Tensor:
-        plan = plan_step(works, store.shape.block_size, store.padding_block, store.device)
-        num_tokens = len(plan.slots)
+    def _hidden(self, works: Sequence[SequenceWork], store: KVStore) -> Tensor:
+        num_tokens = sum(work.num_tokens for work in works)
         padding = round_up(num_tokens, self._row_tile) - num_tokens
         tokens = [token for work in works for token in work.sequence.tokens[work.start : work.end]]
         positions = [position for work in works for position in range(work.start, work.end)]
         hidden = self._model(
             torch.tensor(tokens + [0] * padding, device=store.device),
             torch.tensor(positions + [0] * padding, device=store.device),
-            PagedStepKV(store, plan),
+            store.step(works),
         )
         return hidden[:num_tokens]
 

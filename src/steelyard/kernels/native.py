@@ -27,6 +27,64 @@ class NativeThreadPool(Protocol):
         """Threads, the calling one included."""
 
 
+class NativeKVLayout(Protocol):
+    """How keys and values lie in a block of the paged cache (``csrc/attention/kv_layout.hpp``); bytes."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Of a block in one layer."""
+
+    @property
+    def head_bytes(self) -> int:
+        """Of one kv head in a block."""
+
+    @property
+    def values_bytes(self) -> int:
+        """From a head's start to its values."""
+
+    @property
+    def scales_bytes(self) -> int:
+        """From a head's start to its scales."""
+
+
+class NativeAttentionPlan(Protocol):
+    """Who attends to what in one step (``csrc/attention/attention_plan.hpp``)."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Packed tokens of the step."""
+
+    @property
+    def address(self) -> int:
+        """Of the C++ object, for kernels that take a whole step."""
+
+    @property
+    def slots(self) -> int:
+        """Address of ``[tokens]`` int64, good until the next build."""
+
+    @property
+    def positions(self) -> int:
+        """Address of ``[tokens]`` int64, good until the next build."""
+
+    def build(
+        self,
+        layout: NativeKVLayout,
+        num_heads: int,
+        query_starts: int,
+        context_lens: int,
+        table_starts: int,
+        blocks: int,
+        num_sequences: int,
+        num_blocks: int,
+        num_workers: int,
+    ) -> None:
+        """Plan a step; the arrays are int32 and may go afterwards.
+
+        Raises:
+            ValueError: if they contradict each other or name a block past ``num_blocks``.
+        """
+
+
 class NativeKernels(Protocol):
     """The extension's functions. Tensors are addresses of dense arrays that the caller keeps alive."""
 
@@ -148,6 +206,72 @@ class NativeKernels(Protocol):
         Raises:
             ValueError: if this CPU lacks the instruction set.
         """
+
+    def make_kv_layout(self, type: str, num_kv_heads: int, head_dim: int, block_size: int) -> NativeKVLayout:
+        """Return the layout of a cache of ``type`` float32, float16, bfloat16 or int8."""
+
+    def AttentionPlan(self) -> NativeAttentionPlan:  # noqa: N802
+        """Return a plan to be built."""
+
+    def rope_write_kv(
+        self,
+        pool: NativeThreadPool,
+        plan: NativeAttentionPlan,
+        layout: NativeKVLayout,
+        cache: int,
+        q: int,
+        q_stride: int,
+        k: int,
+        k_stride: int,
+        v: int,
+        v_stride: int,
+        cos: int,
+        sin: int,
+        rotary_dim: int,
+        q_norm: int,
+        k_norm: int,
+        eps: float,
+        isa: str | None = None,
+    ) -> None:
+        """Norm and rotate ``q`` and ``k``, and put ``k`` and ``v`` into one layer's cache; 0 for what is left out."""
+
+    def paged_attention(
+        self,
+        pool: NativeThreadPool,
+        plan: NativeAttentionPlan,
+        layout: NativeKVLayout,
+        cache: int,
+        q: int,
+        q_stride: int,
+        out: int,
+        out_stride: int,
+        scale: float,
+        window: int,
+        softcap: float,
+        isa: str | None = None,
+    ) -> None:
+        """Attend ``q`` to one layer's cache; strides count floats, 0 is no window and no cap."""
+
+    def write_and_attend(
+        self,
+        pool: NativeThreadPool,
+        plan: NativeAttentionPlan,
+        layout: NativeKVLayout,
+        cache: int,
+        q: int,
+        q_stride: int,
+        k: int,
+        k_stride: int,
+        v: int,
+        v_stride: int,
+        out: int,
+        out_stride: int,
+        scale: float,
+        window: int,
+        softcap: float,
+        isa: str | None = None,
+    ) -> None:
+        """Put ``k`` and ``v`` into one layer's cache as they are, then attend, as one job of the pool."""
 
 
 def native_installed() -> bool:

@@ -28,6 +28,7 @@ T* at(Address address) {
 Isa isa_named(const std::string& name);
 
 void bind_argmax(nanobind::module_& m);
+void bind_attention(nanobind::module_& m);
 void bind_parallel(nanobind::module_& m);
 void bind_qgemm(nanobind::module_& m);
 void bind_rms_norm(nanobind::module_& m);
