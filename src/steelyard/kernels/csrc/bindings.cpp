@@ -30,5 +30,6 @@ Isa isa_named(const std::string& name) {
 NB_MODULE(_native, m) {
     m.def("isas", &steelyard::available_isa_names, "Instruction sets of this CPU that kernels exist for, widest last.");
     steelyard::bind_parallel(m);
+    steelyard::bind_probe(m);
     steelyard::bind_rms_norm(m);
 }

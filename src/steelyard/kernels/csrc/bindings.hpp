@@ -28,6 +28,7 @@ T* at(Address address) {
 Isa isa_named(const std::string& name);
 
 void bind_parallel(nanobind::module_& m);
+void bind_probe(nanobind::module_& m);
 void bind_rms_norm(nanobind::module_& m);
 
 }  // namespace steelyard
