@@ -33,7 +33,7 @@ from steelyard.engine.torch_executor import TorchExecutor
 from steelyard.hardware.device import Device
 from steelyard.hardware.probe.reading import best_of
 from steelyard.kernels.attention import AttentionSpec
-from steelyard.kernels.linear import can_pack, prepare_linears
+from steelyard.kernels.linear import PackedLinear, TiledLinear, can_pack
 from steelyard.memory.paged_kv import KVShape, PagedKVStore, PagedStepKV
 from steelyard.memory.step_plan import plan_step
 from steelyard.models.config import (
@@ -127,15 +127,32 @@ def _fits(device: Device, dtype: torch.dtype, budget_s: float) -> tuple[Operator
 
 
 def _linear_fit(device: Device, dtype: torch.dtype, budget_s: float) -> OperatorFit:
-    def timed(size: tuple[int, int], rows: int) -> Timed:
-        layers = nn.Sequential(nn.Linear(*size, bias=False)).to(dtype)
-        prepare_linears(layers)
+    def timed(layers: nn.Module, size: tuple[int, int], rows: int) -> Timed:
         x, num_weights = torch.randn(rows, size[0]).to(dtype), size[0] * size[1]
         work = Work(2.0 * rows * num_weights, float(num_weights * dtype.itemsize))
         return Timed(work, _best_s(lambda: layers(x), budget_s))
 
-    tiny, reading, computing = timed(_TINY_LINEAR, 1), timed(_LINEAR_SIZE, 1), timed(_LINEAR_SIZE, _MANY_ROWS)
+    small, large = (_prepared_linear(size, dtype) for size in (_TINY_LINEAR, _LINEAR_SIZE))
+    tiny, reading = timed(small, _TINY_LINEAR, 1), timed(large, _LINEAR_SIZE, 1)
+    computing = timed(large, _LINEAR_SIZE, _MANY_ROWS)
     return operator_fit(operators.LINEAR, _name(dtype), device, tiny.seconds, reading, computing)
+
+
+def _prepared_linear(size: tuple[int, int], dtype: torch.dtype) -> nn.Module:
+    """Return a linear layer as the engine prepares it; its weights are all alike, as no time depends on them."""
+    linear = nn.Linear(*size, bias=False, device="meta", dtype=dtype).to_empty(device="cpu")
+    linear.weight.fill_(0.01)
+    return _pack_linears(nn.Sequential(linear))
+
+
+def _pack_linears(module: nn.Module) -> nn.Module:
+    """Repack every linear layer, in place, without seeking the row tile: that takes seconds and changes no time."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                kind = PackedLinear if can_pack(child.weight.device, child.weight.dtype) else TiledLinear
+                setattr(parent, name, kind(child, 1))
+    return module
 
 
 def _attention_fit(device: Device, dtype: torch.dtype, budget_s: float) -> OperatorFit:
@@ -177,13 +194,13 @@ def _decode_step_s(depth: int, dtype: torch.dtype) -> float:
     generator = torch.Generator().manual_seed(0)
     for parameter in decoder.parameters():
         nn.init.normal_(parameter, std=0.1, generator=generator)
-    row_tile = prepare_linears(decoder)
+    _pack_linears(decoder)
     attention = config.layers[0].attention
     shape = KVShape(
         num_layers=depth, num_kv_heads=attention.num_kv_heads, head_dim=attention.head_dim, block_size=_BLOCK,
         dtype=dtype,
     )  # fmt: skip
-    runner = ModelRunner(decoder, PagedKVStore(shape, 8, torch.device("cpu")), Sampler(), row_tile)
+    runner = ModelRunner(decoder, PagedKVStore(shape, 8, torch.device("cpu")), Sampler())
     return asyncio.run(_served_step_s(runner, config))
 
 

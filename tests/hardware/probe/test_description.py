@@ -79,7 +79,9 @@ def test_without_readings_nothing_is_made_up():
 def test_steps_beyond_the_reported_levels_are_no_caches():
     found, memory_s = caches(CURVE, {1: 48 * KIB})
     assert len(found) == 1
-    assert memory_s == 4e-9
+    assert memory_s == 4e-9, "the smallest size beyond four times the cache"
+    assert caches(CURVE, {1: 4 * MIB})[1] == 1e-7
+    assert caches(CURVE, {1: 64 * MIB})[1] == 4e-9, "the curve does not reach so far: its second level"
     assert len(caches(CURVE, {})[0]) == 2
 
 

@@ -11,6 +11,8 @@ from steelyard.hardware.probe import bandwidth, disk, gpu, latency, links, peaks
 from steelyard.hardware.probe.reading import Reading, Unit, find, largest
 
 _DTYPES = ("float32", "bfloat16", "int8")
+# So many times the largest cache: three quarters of the loads or more go to the memory.
+_BEYOND_CACHES = 4
 _GPU_DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3fn", "int8")
 
 
@@ -55,7 +57,18 @@ def caches(readings: tuple[Reading, ...], reported: dict[int, int]) -> tuple[tup
         )
         for number in range(1, count + 1)
     )
-    return found, levels[count].latency_s
+    return found, _memory_latency_s(curve, reported) or levels[count].latency_s
+
+
+def _memory_latency_s(curve: list[tuple[int, float]], reported: dict[int, int]) -> float | None:
+    """Return the latency at the smallest size that no reported cache holds a good part of.
+
+    Larger sizes add address translation; smaller ones may be pushed out of a cache by other programmes.
+    """
+    if not reported:
+        return None
+    beyond = _BEYOND_CACHES * max(reported.values())
+    return next((seconds for size, seconds in sorted(curve) if size >= beyond), None)
 
 
 def _bandwidth_within(readings: tuple[Reading, ...], capacity_bytes: int) -> float | None:
