@@ -272,6 +272,24 @@ class NativeKernels(Protocol):
         isa: str | None = None,
     ) -> None:
         """Put ``k`` and ``v`` into one layer's cache as they are, then attend, as one job of the pool."""
+    def probe_stream(
+        self, pool: NativeThreadPool, isa: str, name: str, a: int, b: int, c: int, sums: int, size: int, rounds: int
+    ) -> None:
+        """Read ``b`` (its sum goes to ``sums``, one float32 per worker), copy ``b`` to ``a``, or ``a = b + 3 c``."""
+
+    def probe_peak(
+        self, pool: NativeThreadPool, isa: str, arithmetic: str, rounds: int, flop: int, result: int
+    ) -> None:
+        """Multiply and add in registers; ``flop`` is a float64 per worker, ``result`` a float32."""
+
+    def probe_chase(self, next: int, start: int, steps: int) -> int:
+        """Follow a chain of int64 indices from ``start`` and return where it ends."""
+
+    def probe_empty_jobs(self, pool: NativeThreadPool, count: int) -> None:
+        """Run so many jobs that do nothing."""
+
+    def probe_barriers(self, pool: NativeThreadPool, count: int) -> None:
+        """Run one job in which all workers meet so many times."""
 
 
 def native_installed() -> bool:

@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 from steelyard.core.errors import InputError
 from steelyard.reproduce import s23, s74
+from steelyard.reproduce import s06, s74
 from steelyard.reproduce.options import ReproduceOptions
 from steelyard.reproduce.report import Reproduction
 
 REPRODUCTIONS: dict[str, Callable[[ReproduceOptions], Reproduction]] = {
     "S23": s23.reproduce,
+    "S06": s06.reproduce,
     "S74": s74.reproduce,
 }
 

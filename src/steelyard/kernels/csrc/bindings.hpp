@@ -31,6 +31,7 @@ void bind_argmax(nanobind::module_& m);
 void bind_attention(nanobind::module_& m);
 void bind_parallel(nanobind::module_& m);
 void bind_qgemm(nanobind::module_& m);
+void bind_probe(nanobind::module_& m);
 void bind_rms_norm(nanobind::module_& m);
 
 }  // namespace steelyard
