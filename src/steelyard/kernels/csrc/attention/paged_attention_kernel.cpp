@@ -9,6 +9,7 @@
 #include <math.h>
 
 #include <atomic>
+#include <type_traits>
 
 #include "../simd/exponential.hpp"
 #include "attention_tiles.hpp"
@@ -29,9 +30,22 @@ struct Softmax {
     float* out;      // [rows, head_dim]
 };
 
+// How a bfloat16 cache is computed with here, and whether an element type is converted before it is.
+#if defined(__AVX512BF16__)
+using NativeBFloat16 = BFloat16Pairs;
+#else
+using NativeBFloat16 = BFloat16;
+#endif
+template <class Element>
+constexpr bool converts = !std::is_same_v<Element, Float32>;
+#if defined(__AVX512BF16__)
+template <>
+constexpr bool converts<BFloat16Pairs> = false;
+#endif
+
 // A worker's memory for one item.
 struct Scratch {
-    float* q;        // [rows, head_dim], scaled
+    float* q;        // [rows, head_dim], scaled; bfloat16 in its first half where pairs are multiplied
     Softmax segment;
     Softmax whole;
     float* keys;     // an unpacked block
@@ -91,26 +105,50 @@ void load_queries(const Tile& tile) {
         float* to = tile.scratch.q + query * tile.group * tile.head_dim;
         for (std::size_t i = 0; i < tile.group * tile.head_dim; ++i) to[i] = from[i] * factor;
     }
+#if defined(__AVX512BF16__)
+    if (args.layout.type != KVType::bfloat16) return;
+    auto* const pairs = reinterpret_cast<std::uint16_t*>(tile.scratch.q);  // behind what is still to be read
+    for (std::size_t i = 0; i < tile.num_rows * tile.head_dim; i += num_lanes) {
+        store_bfloat16(pairs + i, load(tile.scratch.q + i));
+    }
+#endif
 }
 
-KeyBlock key_block(const Tile& tile, std::int64_t position, std::size_t num_groups) {
+// Keys in the block at `position`, in groups; the last group may be filled in part.
+std::size_t num_groups_at(const Tile& tile, std::int64_t position) {
+    const std::int64_t left = static_cast<std::int64_t>(tile.item->context_len) - position;
+    return left < static_cast<std::int64_t>(block_keys) ? (static_cast<std::size_t>(left) + key_group - 1) / key_group
+                                                       : block_groups;
+}
+
+// Where a token's group begins: the kv head's part of its block, and the token's offset there.
+const std::byte* head_of(const Tile& tile, std::size_t token) {
     const KVLayout& layout = tile.args->layout;
-    KeyBlock block;
-    block.position = position;
-    for (std::size_t g = 0; g < num_groups; ++g) {
-        const std::size_t token = static_cast<std::size_t>(position) + g * key_group;
-        const std::size_t number =
-            static_cast<std::size_t>(tile.plan->blocks[tile.item->table_start + token / layout.block_size]);
-        const std::byte* head = tile.head + number * layout.block_bytes;
-        const std::size_t offset = token % layout.block_size;
-        const std::byte* keys = head + offset / key_group * layout.group_bytes;
-        block.keys[g] = keys;
-        block.values[g] = keys + layout.values_bytes;
-        const float* scales = reinterpret_cast<const float*>(head + layout.scales_bytes) + offset;
-        block.key_scales[g] = layout.type == KVType::int8 ? scales : nullptr;
-        block.value_scales[g] = layout.type == KVType::int8 ? scales + layout.block_size : nullptr;
+    const std::int32_t number = tile.plan->blocks[tile.item->table_start + token / layout.block_size];
+    return tile.head + static_cast<std::size_t>(number) * layout.block_bytes;
+}
+
+// Addresses of the groups at `position`; those past the context are the last one's, so that all may be touched.
+void locate(const Tile& tile, std::int64_t position, const void** keys, const void** values) {
+    const KVLayout& layout = tile.args->layout;
+    const std::size_t num_groups = num_groups_at(tile, position);
+    for (std::size_t g = 0; g < block_groups; ++g) {
+        const std::size_t token = static_cast<std::size_t>(position) + (g < num_groups ? g : num_groups - 1) * key_group;
+        const std::byte* group = head_of(tile, token) + token % layout.block_size / key_group * layout.group_bytes;
+        keys[g] = group;
+        values[g] = group + layout.values_bytes;
     }
-    return block;
+}
+
+void locate_scales(const Tile& tile, std::size_t num_groups, KeyBlock& block) {
+    const KVLayout& layout = tile.args->layout;
+    for (std::size_t g = 0; g < num_groups; ++g) {
+        const std::size_t token = static_cast<std::size_t>(block.position) + g * key_group;
+        const float* scales = reinterpret_cast<const float*>(head_of(tile, token) + layout.scales_bytes);
+        const bool scaled = layout.type == KVType::int8;
+        block.key_scales[g] = scaled ? scales + token % layout.block_size : nullptr;
+        block.value_scales[g] = scaled ? scales + layout.block_size + token % layout.block_size : nullptr;
+    }
 }
 
 // Turns a row's dot products into scores (powers of two), masked where the query may not look.
@@ -155,7 +193,7 @@ STEELYARD_INLINE float weigh(const Tile& tile, const KeyBlock& block, std::size_
 }
 
 // Adds a block to a few rows.
-template <class Element, int rows>
+template <class Element, bool ahead, int rows>
 void attend_rows(const Tile& tile, const KeyBlock& block, std::size_t row) {
     const std::int64_t last = tile.position(row + rows - 1) - block.position;
     const std::int64_t first = tile.first_key(tile.position(row)) - block.position;
@@ -165,46 +203,75 @@ void attend_rows(const Tile& tile, const KeyBlock& block, std::size_t row) {
     const std::size_t first_group = begin / key_group, end_group = (end + key_group - 1) / key_group;
     alignas(64) float weights[static_cast<std::size_t>(rows) * block_keys];
     float factors[rows];
-    scores<Element, rows>(tile.scratch.q + row * tile.head_dim, tile.head_dim, block, first_group, end_group, weights);
-    for (std::size_t r = 0; r < rows; ++r) {
-        factors[r] = weigh(tile, block, row + r, first_group, end_group, weights + r * block_keys);
+    float* const out = tile.scratch.segment.out + row * tile.head_dim;
+    const auto weigh_rows = [&] {
+        for (std::size_t r = 0; r < rows; ++r) {
+            factors[r] = weigh(tile, block, row + r, first_group, end_group, weights + r * block_keys);
+        }
+    };
+#if defined(__AVX512BF16__)
+    if constexpr (std::is_same_v<Element, BFloat16Pairs>) {
+        alignas(64) std::uint32_t pairs[static_cast<std::size_t>(rows) * block_keys / 2];
+        const auto* q = reinterpret_cast<const std::uint32_t*>(tile.scratch.q) + row * tile.head_dim / 2;
+        pair_scores<ahead, rows>(q, tile.head_dim, block, first_group, end_group, weights);
+        weigh_rows();
+        for (std::size_t r = 0; r < rows; ++r) {
+            for (std::size_t g = first_group; g < end_group; ++g) {
+                const std::size_t place = r * block_keys + g * key_group;
+                store_bfloat16(reinterpret_cast<std::uint16_t*>(pairs) + place, load(weights + place));
+            }
+        }
+        return pair_values<ahead, rows>(pairs, block, begin, end, factors, tile.head_dim, out);
+    } else
+#endif
+    {
+        const float* q = tile.scratch.q + row * tile.head_dim;
+        scores<Element, ahead, rows>(q, tile.head_dim, block, first_group, end_group, weights);
+        weigh_rows();
+        weighted_values<Element, ahead, rows>(weights, block, begin, end, factors, tile.head_dim, out);
     }
-    weighted_values<Element, rows>(weights, block, begin, end, factors, tile.head_dim,
-                                   tile.scratch.segment.out + row * tile.head_dim);
 }
 
-template <class Element>
+template <class Element, bool ahead>
 void attend_block(const Tile& tile, const KeyBlock& block) {
     std::size_t row = 0;
-    for (; row + max_rows <= tile.num_rows; row += max_rows) attend_rows<Element, max_rows>(tile, block, row);
+    for (; row + max_rows <= tile.num_rows; row += max_rows) attend_rows<Element, ahead, max_rows>(tile, block, row);
     const std::size_t left = tile.num_rows - row;
     if constexpr (max_rows > 4) {
-        if (left == 5) return attend_rows<Element, 5>(tile, block, row);
-        if (left == 4) return attend_rows<Element, 4>(tile, block, row);
+        if (left == 5) return attend_rows<Element, ahead, 5>(tile, block, row);
+        if (left == 4) return attend_rows<Element, ahead, 4>(tile, block, row);
     }
     if constexpr (max_rows > 2) {
-        if (left == 3) return attend_rows<Element, 3>(tile, block, row);
-        if (left == 2) return attend_rows<Element, 2>(tile, block, row);
+        if (left == 3) return attend_rows<Element, ahead, 3>(tile, block, row);
+        if (left == 2) return attend_rows<Element, ahead, 2>(tile, block, row);
     }
-    if (left == 1) attend_rows<Element, 1>(tile, block, row);
+    if (left == 1) attend_rows<Element, ahead, 1>(tile, block, row);
 }
 
+// As the elements lie in the cache for few rows; for many, those that need a conversion are converted once.
 template <class Element>
 void attend_stored(const Tile& tile, KeyBlock& block, std::size_t num_groups) {
-    if (tile.num_rows <= max_direct_rows) return attend_block<Element>(tile, block);
-    unpack<Element>(block, num_groups, tile.head_dim, tile.scratch.keys, tile.scratch.values);
-    attend_block<Float32>(tile, block);
+    if (tile.num_rows <= max_direct_rows) return attend_block<Element, true>(tile, block);
+    if constexpr (!converts<Element>) {
+        attend_block<Element, false>(tile, block);
+    } else {
+        unpack<Element>(block, num_groups, tile.head_dim, tile.scratch.keys, tile.scratch.values);
+        attend_block<Float32, false>(tile, block);
+    }
 }
 
 void attend_position(const Tile& tile, std::int64_t position) {
-    const std::int64_t left = static_cast<std::int64_t>(tile.item->context_len) - position;
-    const std::size_t num_keys = left < static_cast<std::int64_t>(block_keys) ? static_cast<std::size_t>(left) : block_keys;
-    const std::size_t num_groups = (num_keys + key_group - 1) / key_group;
-    KeyBlock block = key_block(tile, position, num_groups);
+    const std::size_t num_groups = num_groups_at(tile, position);
+    KeyBlock block;
+    block.position = position;
+    locate(tile, position, block.keys, block.values);
+    locate_scales(tile, num_groups, block);
+    const std::int64_t next = position + static_cast<std::int64_t>(block_keys);
+    locate(tile, next < static_cast<std::int64_t>(tile.item->context_len) ? next : position, block.next_keys, block.next_values);
     switch (tile.args->layout.type) {
-        case KVType::float32: return attend_block<Float32>(tile, block);
+        case KVType::float32: return attend_stored<Float32>(tile, block, num_groups);
         case KVType::float16: return attend_stored<Float16>(tile, block, num_groups);
-        case KVType::bfloat16: return attend_stored<BFloat16>(tile, block, num_groups);
+        case KVType::bfloat16: return attend_stored<NativeBFloat16>(tile, block, num_groups);
         case KVType::int8: return attend_stored<Int8>(tile, block, num_groups);
     }
 }

@@ -18,9 +18,11 @@
 #if defined(_MSC_VER)
 #define STEELYARD_INLINE __forceinline
 #define STEELYARD_UNROLL
+#define STEELYARD_PREFETCH(address)
 #else
 #define STEELYARD_INLINE inline __attribute__((always_inline))
 #define STEELYARD_UNROLL _Pragma("GCC unroll 16")
+#define STEELYARD_PREFETCH(address) __builtin_prefetch(address, 0, 2)
 #endif
 
 namespace steelyard::STEELYARD_ISA {
