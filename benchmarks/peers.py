@@ -13,6 +13,7 @@ a contender's name; without one all take part. ``--write`` appends the tables to
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -135,7 +136,7 @@ def default_tokenizer() -> Tokenizer:
 
 def publish(title: str, lines: list[str], options: argparse.Namespace) -> None:
     """Print a section, and append it to the results if asked to."""
-    command = " ".join(["python benchmarks/peers.py", *sys.argv[1:]])
+    command = shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]])
     origin = f"`{command}` · {describe_machine(this_machine())} · torch {torch.__version__} · commit {source_version()}"
     section = "\n".join([f"\n## {utc_timestamp()} · {title}\n", f"{origin}\n", *lines]) + "\n"
     print(section)

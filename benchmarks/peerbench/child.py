@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 900.0
+PIECE_BYTES = 1 << 16
 
 
 class PeerError(RuntimeError):
@@ -30,6 +31,7 @@ class Child:
 
     def __init__(self, command: Sequence[str], log: Path, variables: Mapping[str, str] | None = None) -> None:
         self._log = log
+        self._received = b""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
@@ -37,6 +39,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
+                bufsize=0,  # what a buffer held back, select would not see
                 env=variables,
                 start_new_session=True,
             )
@@ -51,8 +54,14 @@ class Child:
         return self.receive(timeout_s)
 
     def send(self, do: str, **fields: Any) -> None:
-        """Send a request."""
+        """Send a request.
+
+        Raises:
+            PeerError: if the engine has ended.
+        """
         assert self._process.stdin is not None
+        if self._process.returncode is not None:
+            raise PeerError("it had ended before")
         try:
             self._process.stdin.write(json.dumps({"do": do, **fields}).encode() + b"\n")
             self._process.stdin.flush()
@@ -60,14 +69,17 @@ class Child:
             raise PeerError(self._last_words()) from None
 
     def receive(self, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
-        """Return the answer to the oldest request that has none yet."""
+        """Return the answer to the oldest request that has none yet; the time-out is for each piece of it."""
         assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], timeout_s)[0]:
-            self.kill()
-            raise PeerError(f"no answer within {timeout_s:.0f} s")
-        line = self._process.stdout.readline()
-        if not line:
-            raise PeerError(self._last_words())
+        while b"\n" not in self._received:
+            if not select.select([self._process.stdout], [], [], timeout_s)[0]:
+                self.kill()
+                raise PeerError(f"no answer within {timeout_s:.0f} s")
+            piece = self._process.stdout.read(PIECE_BYTES)
+            if not piece:
+                raise PeerError(self._last_words())
+            self._received += piece
+        line, _, self._received = self._received.partition(b"\n")
         return parse_answer(line)
 
     def pause(self) -> None:

@@ -142,6 +142,8 @@ MODELS = {
 
 def _llama_cpp(model: str | None) -> Contender:
     note = "one batch of all sequences, through the C interface"
+    if model is not None:
+        note += "; quantised anew from Q4_1, see the perplexities"
     return Contender(script="serve_llama_cpp.py", environment="llama_cpp", model=model, note=note)
 
 

@@ -17,8 +17,11 @@ REFERENCE = "steelyard, float32 weights"
 SCORERS: dict[str, Contender] = {
     REFERENCE: Contender(script="serve_steelyard.py", environment=None, model="hf-f32", options={"dtype": "float32"}),
     OURS: CONTENDERS[OURS],
-    **{name: CONTENDERS[name] for name in CONTENDERS if name.startswith("llama.cpp")},
-    "transformers float32": CONTENDERS["transformers float32"],
+    **{
+        name: CONTENDERS[name]
+        for name in CONTENDERS
+        if name.startswith(("llama.cpp", "onnx", "ctranslate2", "transformers"))
+    },
 }
 
 

@@ -80,6 +80,13 @@ def test_a_dead_childs_last_words_are_reported(start):
         child.ask("generate", prompts=[[1]], max_tokens=1)
 
 
+def test_asking_a_dead_child_again_is_refused(start):
+    child = start()
+    child.kill()
+    with pytest.raises(PeerError, match="had ended before"):
+        load(child)
+
+
 def test_a_silent_child_is_given_up(start):
     child = start()
     load(child, "sleep")
@@ -94,6 +101,16 @@ def test_a_paused_child_waits_until_it_is_resumed(start):
     child.send("generate", prompts=[[1]], max_tokens=1)
     child.resume()
     assert child.receive()["completions"][0]["token_ids"] == [2]
+
+
+def test_two_answers_that_come_together_are_two(start):
+    child = start()
+    child.send("load", model="m", options={}, **SHAPE)
+    child.send("generate", prompts=[[1]], max_tokens=1)
+    child.send("score", window=[1, 2])
+    child.receive()
+    child.receive()
+    assert child.receive(timeout_s=20)["logprob"] == -2.0
 
 
 @pytest.mark.parametrize(

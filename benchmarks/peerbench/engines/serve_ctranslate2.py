@@ -44,7 +44,7 @@ class CTranslate2:
         return [Completion(result.sequences_ids[0], first_s[0]) for result in results]
 
     def score(self, window: Tokens) -> float:
-        raise NotImplementedError("not written: only Steelyard, llama.cpp and transformers score")
+        return sum(self.generator.score_batch([[self.names[token] for token in window]])[0].log_probs)
 
 
 if __name__ == "__main__":

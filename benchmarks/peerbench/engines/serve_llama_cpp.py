@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import llama_cpp as lib
 import numpy as np
+from scoring import total_logprob
 from serving import Completion, Spec, Tokens, serve
 
 Entry = tuple[int, int, int, bool]  # token, position, sequence, whether logits are wanted
@@ -107,13 +108,7 @@ class LlamaCpp:
     def score(self, window: Tokens) -> float:
         self.clear()
         self.compute([(token, position, 0, True) for position, token in enumerate(window)])
-        return sum(logprob(self.logits(index), token) for index, token in enumerate(window[1:]))
-
-
-def logprob(logits: np.ndarray, token: int) -> float:
-    """Return the natural log-probability of ``token``."""
-    largest = logits.max()
-    return float(logits[token] - largest - np.log(np.exp(logits - largest).sum(dtype=np.float64)))
+        return total_logprob((self.logits(index) for index in range(len(window) - 1)), window[1:])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime
 import onnxruntime_genai as genai
+from scoring import total_logprob
 from serving import Completion, Spec, Tokens, serve
 
 
@@ -45,7 +46,9 @@ class OnnxRuntime:
         return genai.Generator(self.model, params)
 
     def score(self, window: Tokens) -> float:
-        raise NotImplementedError("not written: only Steelyard, llama.cpp and transformers score")
+        generator = self.generator([window], max_tokens=1)
+        generator.append_tokens(np.array([window], dtype=np.int32))
+        return total_logprob(generator.get_output("logits")[0, :-1], window[1:])
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Vllm:
         return [Completion(list(output.outputs[0].token_ids), output.metrics.first_token_latency) for output in outputs]
 
     def score(self, window: Tokens) -> float:
-        raise NotImplementedError("not written: only Steelyard, llama.cpp and transformers score")
+        raise NotImplementedError("not written: its float32 is that of transformers")
 
 
 if __name__ == "__main__":
