@@ -25,8 +25,9 @@ def test_computes_stream(size: int, num_threads: int, huge_pages: bool) -> None:
 @pytest.mark.native
 @needs_native
 def test_arrays_that_do_not_fit_are_a_memory_error() -> None:
-    with pytest.raises(MemoryError):
-        run_stream(1, 1 << 50, rounds=1)
+    for size in (1 << 50, 1 << 61):
+        with pytest.raises(MemoryError):
+            run_stream(1, size, rounds=1)
 
 
 def test_counts_bytes_as_stream_does() -> None:

@@ -10,6 +10,7 @@ Left out: filters and the draw (:mod:`steelyard.engine.sampling`), log-probabili
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -137,9 +138,9 @@ def check_model_output(peaks: Tensor, names: Sequence[str]) -> None:
     Raises:
         ResourceError: if one is NaN or infinite, or a row is all −∞.
     """
-    if bool(torch.isfinite(peaks).all()):
+    bad = [name for name, peak in zip(names, peaks.tolist(), strict=True) if not isfinite(peak)]
+    if not bad:
         return
-    bad = [name for name, usable in zip(names, torch.isfinite(peaks).tolist(), strict=True) if not usable]
     raise ResourceError(
         f"the model returned NaN or infinite logits for {', '.join(dict.fromkeys(bad))}; most often float16 overflowed",
         field="logits",
@@ -153,9 +154,9 @@ def check_choice_left(peaks: Tensor, names: Sequence[str]) -> None:
     Raises:
         ParamsError: if a row's tokens are all banned.
     """
-    if bool(torch.isfinite(peaks).all()):
+    bad = [name for name, peak in zip(names, peaks.tolist(), strict=True) if not isfinite(peak)]
+    if not bad:
         return
-    bad = [name for name, usable in zip(names, torch.isfinite(peaks).tolist(), strict=True) if not usable]
     raise ParamsError(
         f"every token is forbidden for {', '.join(dict.fromkeys(bad))}",
         field="min_tokens",

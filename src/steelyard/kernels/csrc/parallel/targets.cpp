@@ -1,5 +1,6 @@
 #include "targets.hpp"
 
+#include <limits>
 #include <new>
 #include <numeric>
 
@@ -44,7 +45,9 @@ void stay_on_core([[maybe_unused]] std::thread& thread, [[maybe_unused]] int cor
 
 void FreeMemory::operator()(void* memory) const { ::operator delete(memory, std::align_val_t{alignment}); }
 
-Memory allocate(std::size_t bytes, Pages pages) {
+Memory allocate(std::size_t count, std::size_t element_bytes, Pages pages) {
+    if (count > std::numeric_limits<std::size_t>::max() / element_bytes) throw std::bad_alloc();
+    const std::size_t bytes = count * element_bytes;
     const std::size_t alignment = pages == Pages::huge ? huge_page : cache_line;
     Memory memory(::operator new(bytes, std::align_val_t{alignment}), FreeMemory{alignment});
 #if defined(__linux__)

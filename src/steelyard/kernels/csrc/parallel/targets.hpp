@@ -31,8 +31,9 @@ struct FreeMemory {
 };
 using Memory = std::unique_ptr<void, FreeMemory>;
 
-// Memory that nobody has touched, beginning at a cache line, or at a large page. Throws std::bad_alloc.
-Memory allocate(std::size_t bytes, Pages pages);
+// Memory for `count` elements that nobody has touched, beginning at a cache line, or at a large page. Throws
+// std::bad_alloc.
+Memory allocate(std::size_t count, std::size_t element_bytes, Pages pages);
 
 // `size` elements beside the workers of an executor.
 template <class T>
@@ -42,7 +43,7 @@ class Array {
   public:
     template <class Executor>
     Array(const Executor& executor, std::size_t size, T value, Pages pages = Pages::usual)
-        : memory_(allocate(size * sizeof(T), pages)) {
+        : memory_(allocate(size, sizeof(T), pages)) {
         T* const first = data();
         executor.run_on_all([=](Worker worker) {
             const Range part = share(size, worker);
