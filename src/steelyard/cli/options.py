@@ -51,6 +51,14 @@ class EngineOptions:
     dtype: Annotated[
         str, typer.Option(help="auto (float32 on CPUs, bfloat16 on GPUs), float32, bfloat16 or float16.")
     ] = "auto"
+    quantization: Annotated[
+        str,
+        typer.Option(
+            "--quantization",
+            "-q",
+            help="Weights of linear layers: auto (a GGUF file's own blocks, on CPUs), none, stored, w8a8 or w4a8.",
+        ),
+    ] = "auto"
     max_model_len: Annotated[
         int | None, typer.Option(help="Context: tokens of prompt and answer together.", show_default="the model's")
     ] = None
@@ -74,6 +82,7 @@ class EngineOptions:
         given = {
             "device": self.device,
             "dtype": self.dtype,
+            "quantization": self.quantization,
             "max_model_len": self.max_model_len,
             "kv_cache_memory_bytes": parse_bytes("kv_cache_memory", self.kv_cache_memory),
             "kv_cache_dtype": self.kv_cache_dtype,

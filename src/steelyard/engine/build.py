@@ -24,13 +24,16 @@ from steelyard.kernels.linear import prepare_linears
 from steelyard.memory.kv_store import make_kv_store, native_store_fits
 from steelyard.memory.paged_kv import KVShape
 from steelyard.models.catalogue import default_model
+from steelyard.models.contract import LanguageModel
+from steelyard.models.decoder import Decoder
+from steelyard.models.fused import FusedDecoder, why_not_fused
 from steelyard.models.load import LoadedModel, load_model
+from steelyard.models.quantised import Quantization, held_bytes, holds_blocks, settle_quantization
 from steelyard.models.resolve import ResolvedModel, open_weights, resolve_model
 from steelyard.models.text.chat import ChatTemplate
 from steelyard.models.text.detokenizer import IncrementalDetokenizer
 from steelyard.models.text.load import load_text
 from steelyard.models.text.tokenizer import Tokenizer
-from steelyard.models.weights.summary import summarise
 from steelyard.policies.schedule import make_schedule_policy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -49,6 +52,9 @@ class LLMOptions:
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``auto`` (float32 on CPUs, bfloat16 on GPUs), ``float32``, ``bfloat16`` or ``float16``.
+        quantization: what the weights of linear layers are held as: ``auto`` keeps a GGUF file's own blocks on a CPU
+            with the native kernels, unless a dtype was asked for; ``none`` for the dtype; ``stored``, ``w8a8`` or
+            ``w4a8`` (:class:`~steelyard.models.quantised.Quantization`).
         max_model_len: tokens of prompt and output together; ``None`` for the model's context, or what memory allows.
         max_num_seqs: sequences running at once.
         max_num_batched_tokens: tokens computed in one step.
@@ -64,6 +70,7 @@ class LLMOptions:
 
     device: str = "auto"
     dtype: str = "auto"
+    quantization: str = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int | None = None
@@ -136,16 +143,17 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     policy = make_schedule_policy(options.schedule_policy)
     del policy  # made only to find a wrong name before minutes of loading
     resolved = resolve_model(model if model is not None else default_model())
-    check_weights_fit(resolved, device, dtype)
-    loaded = load_model(resolved, device=device, dtype=dtype)
+    quantization = choose_quantization(resolved, options, device)
+    check_weights_fit(resolved, device, dtype, quantization)
+    loaded = load_model(resolved, device=device, dtype=dtype, quantization=quantization)
     text = load_text(resolved)
-    row_tile = prepare_linears(loaded.module)
+    network, row_tile = prepare_model(loaded.module)
     release_freed_memory()
     shape = kv_shape(loaded, options, dtype, device)
     config = engine_config(loaded, options, shape, device)
     eos = loaded.eos_token_ids | (text.tokenizer.eos_token_ids if text.tokenizer else frozenset())
     store = make_kv_store(shape, config.num_kv_blocks, device)
-    runner = ModelRunner(loaded.module, store, Sampler(eos_token_ids=eos), row_tile)
+    runner = ModelRunner(network, store, Sampler(eos_token_ids=eos), row_tile)
     prober = Prober(
         runner,
         shape,
@@ -169,18 +177,37 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     )
 
 
-def check_weights_fit(resolved: ResolvedModel, device: torch.device, dtype: torch.dtype) -> None:
-    """Raise :class:`MemoryBudgetError` if the weights alone, in ``dtype``, are more than the memory now available."""
+def prepare_model(decoder: Decoder) -> tuple[LanguageModel, int]:
+    """Return the form of a loaded decoder that runs fastest here, and the row tile it needs."""
+    row_tile = prepare_linears(decoder)
+    return (FusedDecoder(decoder), 1) if why_not_fused(decoder) is None else (decoder, row_tile)
+
+
+def choose_quantization(resolved: ResolvedModel, options: LLMOptions, device: torch.device) -> Quantization:
+    """Return what the weights will be held as; see :func:`steelyard.models.quantised.settle_quantization`."""
     with closing(open_weights(resolved)) as source:
-        needed = summarise(source).num_parameters * dtype.itemsize
+        blocks = holds_blocks(source)
+    return settle_quantization(options.quantization, device=device, dtype=options.dtype, stored_blocks=blocks)
+
+
+def check_weights_fit(
+    resolved: ResolvedModel, device: torch.device, dtype: torch.dtype, quantization: Quantization
+) -> None:
+    """Raise :class:`MemoryBudgetError` if the weights alone are more than the memory now available."""
+    with closing(open_weights(resolved)) as source:
+        needed = held_bytes(source, quantization, dtype)
     available = _available_bytes(device)
     if needed > available:
         raise MemoryBudgetError(
-            f"the weights need {format_bytes(needed)} in {str(dtype).removeprefix('torch.')}, "
+            f"the weights need {format_bytes(needed)} in {_held_as(quantization, dtype)}, "
             f"{format_bytes(available)} are available",
             field="model",
             remedy=f"See what would fit with `steelyard fit {resolved.name}`: a smaller dtype, or a smaller model",
         )
+
+
+def _held_as(quantization: Quantization, dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.") if quantization is Quantization.NONE else quantization.value
 
 
 def resolve_device(name: str) -> torch.device:

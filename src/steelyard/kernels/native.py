@@ -7,6 +7,7 @@ checks of dtype, layout and device are theirs, because the extension takes bare 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -85,6 +86,75 @@ class NativeAttentionPlan(Protocol):
         """
 
 
+NativeRows = tuple[int, int]
+"""A program's buffer and the elements of its rows."""
+NativeMatrix = tuple[int, str, int, int]
+"""Address, format, rows and inputs of a packed matrix."""
+
+
+class NativeProgram(Protocol):
+    """A model step as a list of operations; see ``csrc/program/operations.hpp``. An address of 0 is none."""
+
+    def add_float_rows(self, width: int) -> int:
+        """Return the number of a new buffer of float32 rows."""
+
+    def add_quantised_rows(self, num_inputs: int) -> int:
+        """Return the number of a new buffer of quantised rows."""
+
+    def embed(self, table: NativeMatrix, x: NativeRows, scale: float) -> None:
+        """Append ``x = scale · table[token]``."""
+
+    def norm_quantise(self, x: NativeRows, q: NativeRows, weight: int, eps: float) -> None:
+        """Append ``q = quantised(norm(x) · weight)``."""
+
+    def quantise(self, x: NativeRows, q: NativeRows) -> None:
+        """Append ``q = quantised(x)``."""
+
+    def project(
+        self, kind: str, weight: NativeMatrix, q: NativeRows, out: NativeRows, bias: int, epilogue: str
+    ) -> None:
+        """Append a product of quantised rows with a packed matrix."""
+
+    def rope_write_kv(
+        self,
+        layer: int,
+        qkv: NativeRows,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        rotation: int,
+        q_norm: int,
+        k_norm: int,
+        eps: float,
+    ) -> None:
+        """Append the norm and rotation of queries and keys, and the write into the cache; rotation −1 is none."""
+
+    def attend(self, layer: int, qkv: NativeRows, out: NativeRows, scale: float, window: int, softcap: float) -> None:
+        """Append a layer's attention."""
+
+    def norm_add(self, y: NativeRows, x: NativeRows, weight: int, eps: float) -> None:
+        """Append ``x += norm(y) · weight``."""
+
+    def final_norm(self, x: NativeRows, weight: int, eps: float) -> None:
+        """Append result = ``norm(x) · weight``."""
+
+    def run(
+        self,
+        pool: NativeThreadPool,
+        num_tokens: int,
+        token_ids: int,
+        plan: NativeAttentionPlan,
+        layout: NativeKVLayout,
+        caches: Sequence[int],
+        rotations: Sequence[tuple[int, int, int]],
+        out: int,
+    ) -> None:
+        """Run the list; rotations are addresses of cos and sin and their width."""
+
+    def take_profile(self) -> list[tuple[str, float]]:
+        """Return seconds per kind of operation since the last call."""
+
+
 class NativeKernels(Protocol):
     """The extension's functions. Tensors are addresses of dense arrays that the caller keeps alive."""
 
@@ -108,6 +178,9 @@ class NativeKernels(Protocol):
     ) -> tuple[list[list[float]], float]:
         """Run STREAM on arrays of its own; see :func:`steelyard.kernels.stream.run_stream`."""
 
+    def make_program(self) -> NativeProgram:
+        """Return an empty program."""
+
     def isas(self) -> list[str]:
         """Return the instruction sets of this CPU that kernels exist for, the widest, which is used, last."""
 
@@ -122,6 +195,7 @@ class NativeKernels(Protocol):
         Raises:
             ValueError: if this CPU lacks the instruction set.
         """
+
     def pack_gguf(
         self,
         pool: NativeThreadPool,
@@ -272,6 +346,7 @@ class NativeKernels(Protocol):
         isa: str | None = None,
     ) -> None:
         """Put ``k`` and ``v`` into one layer's cache as they are, then attend, as one job of the pool."""
+
     def probe_stream(
         self, pool: NativeThreadPool, isa: str, name: str, a: int, b: int, c: int, sums: int, size: int, rounds: int
     ) -> None:

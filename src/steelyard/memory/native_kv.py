@@ -40,6 +40,7 @@ class NativeKVStore:
         layer_bytes = round_up(num_blocks * self.layout.block_bytes, _ALIGNMENT)
         self._memory = _zeroed_pages(shape.num_layers * layer_bytes).view(shape.num_layers, layer_bytes)
         self._plan = AttentionPlan(self.layout, num_blocks)
+        self.layer_addresses = tuple(self.layer_address(index) for index in range(shape.num_layers))
 
     def layer(self, index: int) -> Tensor:
         """Return one layer's blocks, ``[num_blocks, block_bytes]`` uint8."""
@@ -85,6 +86,11 @@ class NativeStepKV:
             self._plan.build(self._sequences, num_heads, thread_pool())
             self._planned_heads = num_heads
         return self._plan
+
+    @property
+    def layer_addresses(self) -> tuple[int, ...]:
+        """Address of each layer's blocks."""
+        return self._store.layer_addresses
 
     def attend(self, spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See :meth:`steelyard.models.contract.KVAccess.attend`.

@@ -7,11 +7,13 @@ queries, keys and values to a :class:`KVAccess`, which stores and attends in wha
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from steelyard.kernels.attention import AttentionSpec as AttentionSpec
+from steelyard.kernels.paged_attention import AttentionPlan
 
 
 class KVAccess(Protocol):
@@ -29,6 +31,20 @@ class KVAccess(Protocol):
         Returns:
             ``[tokens, num_heads, head_dim]``, dtype of ``q``.
         """
+        ...
+
+
+@runtime_checkable
+class PagedKVAccess(KVAccess, Protocol):
+    """A :class:`KVAccess` whose cache native code can reach by itself."""
+
+    @property
+    def layer_addresses(self) -> Sequence[int]:
+        """Address of each layer's blocks."""
+        ...
+
+    def plan(self, num_heads: int) -> AttentionPlan:
+        """Return the step's plan for layers with so many query heads."""
         ...
 
 

@@ -32,7 +32,8 @@ NB_MODULE(_native, m) {
     steelyard::bind_argmax(m);
     steelyard::bind_attention(m);
     steelyard::bind_parallel(m);
-    steelyard::bind_qgemm(m);
     steelyard::bind_probe(m);
+    steelyard::bind_program(m);
+    steelyard::bind_qgemm(m);
     steelyard::bind_rms_norm(m);
 }

@@ -1,28 +1,14 @@
 #include <nanobind/stl/optional.h>
 
 #include <optional>
-#include <stdexcept>
 
 #include "../bindings.hpp"
 #include "../parallel/thread_pool.hpp"
-#include "pack.hpp"
-#include "qgemm.hpp"
+#include "names.hpp"
 #include "roofline.hpp"
 
 namespace steelyard {
 namespace {
-
-template <class Enum, std::size_t count>
-Enum named(const std::string& name, const char* const (&names)[count]) {
-    for (std::size_t i = 0; i < count; ++i) {
-        if (name == names[i]) return static_cast<Enum>(i);
-    }
-    throw std::invalid_argument("'" + name + "' is none of the names known here");
-}
-
-constexpr const char* packed_names[] = {"q4_0", "q4_1", "q4_k", "q8_0", "q8_1", "q8_k"};
-constexpr const char* source_names[] = {"Q4_0", "Q4_1", "Q4_K", "Q8_0"};
-constexpr const char* epilogue_names[] = {"store", "add", "silu", "gelu_tanh"};
 
 Isa isa_or_best(const std::optional<std::string>& isa) { return isa ? isa_named(*isa) : best_isa(); }
 
@@ -30,7 +16,7 @@ void pack_gguf(ThreadPool& pool, const std::string& format, Address source, std:
                Address destinations, Address packed, std::size_t num_inputs) {
     const PackRowsArgs args{at<const std::uint8_t>(source),
                             row_bytes,
-                            named<SourceFormat>(format, source_names),
+                            source_format_named(format),
                             num_rows,
                             at<const std::int32_t>(destinations),
                             at<std::uint8_t>(packed),
@@ -63,18 +49,18 @@ void multiply(ThreadPool& pool, const std::string& format, Address packed, std::
               Address blocks, std::size_t num_tokens, Address out, std::size_t out_stride, Address bias,
               const std::string& epilogue, const std::optional<std::string>& isa_name) {
     const Isa isa = isa_or_best(isa_name);
-    const QgemmArgs args{{at<const std::uint8_t>(packed), named<PackedFormat>(format, packed_names), num_rows, num_inputs},
+    const QgemmArgs args{{at<const std::uint8_t>(packed), packed_format_named(format), num_rows, num_inputs},
                          {at<ActivationBlock>(blocks), num_tokens, num_inputs},
                          at<float>(out),
                          out_stride,
                          at<const float>(bias),
-                         named<Epilogue>(epilogue, epilogue_names)};
+                         epilogue_named(epilogue)};
     pool.run([&](Worker worker) { qgemm(args, isa, worker); });
 }
 
 void dequantise(ThreadPool& pool, const std::string& format, Address packed, std::size_t num_rows,
                 std::size_t num_inputs, Address rows, std::size_t count, Address out) {
-    const PackedMatrix weight{at<const std::uint8_t>(packed), named<PackedFormat>(format, packed_names), num_rows,
+    const PackedMatrix weight{at<const std::uint8_t>(packed), packed_format_named(format), num_rows,
                               num_inputs};
     pool.run([&](Worker worker) {
         const Range mine = share(count, worker);
