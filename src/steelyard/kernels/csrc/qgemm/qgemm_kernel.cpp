@@ -13,9 +13,12 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr std::size_t max_tile_rows = 6;  // 12 float and 12 integer sums, 2 weights, 1 activation in 32 registers
+constexpr std::size_t max_few_rows = 8;   // spilling a little costs less than widening for two small tiles
 #else
 constexpr std::size_t max_tile_rows = 3;
+constexpr std::size_t max_few_rows = 4;
 #endif
+constexpr std::size_t num_groups = block_length / 4;    // of inputs, 64 bytes of weights each
 constexpr std::size_t pair = 2;                        // panels of a tile, or one at the end
 constexpr std::size_t max_run_blocks = 24;             // of a pair of panels, widened: 30 KiB
 constexpr std::size_t max_row_block = 192;             // rows whose sums are kept from run to run: 24 KiB
@@ -32,16 +35,11 @@ struct Packed {
     static constexpr int offset_shift = narrow ? 3 : 7;  // the offset is 8 or 128 in formats without minima
     static constexpr std::size_t bytes = record_bytes(format);
 
-    // Groups g and g + 4 of the quants.
-    static STEELYARD_INLINE void quants(const std::uint8_t* record, std::size_t g, Bytes& low, Bytes& high) {
-        if constexpr (narrow) {
-            const Bytes both = load_bytes(record + 64 * g);
-            low = lower_halves(both);
-            high = upper_halves(both);
-        } else {
-            low = load_bytes(record + 64 * g);
-            high = load_bytes(record + 64 * (g + 4));
-        }
+    template <std::size_t group>
+    static STEELYARD_INLINE Bytes quants(const std::uint8_t* record) {
+        if constexpr (!narrow) return load_bytes(record + 64 * group);
+        else if constexpr (group < 4) return lower_halves(load_bytes(record + 64 * group));
+        else return upper_halves(load_bytes(record + 64 * (group - 4)));
     }
     static STEELYARD_INLINE Floats scales(const std::uint8_t* record) { return floats(record + quant_bytes(format)); }
     static STEELYARD_INLINE Floats minima(const std::uint8_t* record) {
@@ -61,9 +59,9 @@ struct Widened {
     static constexpr int offset_shift = Packed<format>::offset_shift;
     static constexpr std::size_t bytes = 640;
 
-    static STEELYARD_INLINE void quants(const std::uint8_t* record, std::size_t g, Bytes& low, Bytes& high) {
-        low = load_bytes(record + 64 * g);
-        high = load_bytes(record + 64 * (g + 4));
+    template <std::size_t group>
+    static STEELYARD_INLINE Bytes quants(const std::uint8_t* record) {
+        return load_bytes(record + 64 * group);
     }
     static STEELYARD_INLINE Floats scales(const std::uint8_t* record) {
         return load(reinterpret_cast<const float*>(record + 512));
@@ -73,11 +71,8 @@ struct Widened {
     }
 
     static STEELYARD_INLINE void widen(const std::uint8_t* record, std::uint8_t* out) {
-        repeat<4>([&](auto g) STEELYARD_INLINE_LAMBDA {
-            Bytes low, high;
-            Packed<format>::quants(record, g, low, high);
-            store_bytes(out + 64 * g, low);
-            store_bytes(out + 64 * (g + 4), high);
+        repeat<num_groups>([&](auto g) STEELYARD_INLINE_LAMBDA {
+            store_bytes(out + 64 * g, Packed<format>::template quants<g>(record));
         });
         store(reinterpret_cast<float*>(out + 512), Packed<format>::scales(record));
         if constexpr (mins) store(reinterpret_cast<float*>(out + 576), Packed<format>::minima(record));
@@ -127,18 +122,14 @@ struct Tile {
             }
             repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA { dots[r][p].begin(start); });
         });
-        repeat<4>([&](auto g) STEELYARD_INLINE_LAMBDA {
-            Bytes low[P], high[P];
+        repeat<num_groups>([&](auto g) STEELYARD_INLINE_LAMBDA {
+            Bytes weights[P];
             repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA {
-                Record::quants(record + p * panel_bytes, g, low[p], high[p]);
+                weights[p] = Record::template quants<g>(record + p * panel_bytes);
             });
             repeat<R>([&](auto r) STEELYARD_INLINE_LAMBDA {
                 const Bytes values = every_lane(rows[r * row_blocks].values + 4 * g);
-                repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA { dots[r][p].add(low[p], values); });
-            });
-            repeat<R>([&](auto r) STEELYARD_INLINE_LAMBDA {
-                const Bytes values = every_lane(rows[r * row_blocks].values + 16 + 4 * g);
-                repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA { dots[r][p].add(high[p], values); });
+                repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA { dots[r][p].add(weights[p], values); });
             });
         });
         repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA {
@@ -204,10 +195,10 @@ struct Tile {
     }
 };
 
-// Calls body with `number`, 1 … max_tile_rows, as a constant.
-template <class Body>
+// Calls body with `number`, 1 … most, as a constant.
+template <std::size_t most, class Body>
 STEELYARD_INLINE void with_rows(std::size_t number, const Body& body) {
-    repeat<max_tile_rows>([&](auto i) STEELYARD_INLINE_LAMBDA {
+    repeat<most>([&](auto i) STEELYARD_INLINE_LAMBDA {
         if (number == i + 1) body(std::integral_constant<std::size_t, i + 1>{});
     });
 }
@@ -224,10 +215,10 @@ void whole_tile(const QgemmArgs& args, std::size_t panel) {
     tile.finish(args, 0, panel);
 }
 
-// At most max_tile_rows rows.
+// At most max_few_rows rows.
 template <PackedFormat format>
 void few_rows(const QgemmArgs& args, Range panels) {
-    with_rows(args.rows.num_rows, [&](auto rows) {
+    with_rows<max_few_rows>(args.rows.num_rows, [&](auto rows) {
         std::size_t panel = panels.begin;
         for (; panel + pair <= panels.end; panel += pair) whole_tile<format, rows, pair>(args, panel);
         if (panel < panels.end) whole_tile<format, rows, 1>(args, panel);
@@ -282,7 +273,7 @@ void panels_by_rows(const QgemmArgs& args, std::size_t panel, Range rows) {
             const std::size_t row = rows.begin + tile.begin;
             operands.rows = args.rows.row(row) + run.begin;
             operands.soon = t == 0 ? packed + P * panel_bytes : nullptr;
-            with_rows(tile.end - tile.begin, [&](auto R) {
+            with_rows<max_tile_rows>(tile.end - tile.begin, [&](auto R) {
                 run_tile<Record, format, R, P>(args, operands, run, row, panel, kept + tile.begin * pair * panel_width);
             });
         }
@@ -304,7 +295,7 @@ void many_rows(const QgemmArgs& args, Range panels) {
 
 template <PackedFormat format>
 void product(const QgemmArgs& args, Worker worker) {
-    const bool few = args.rows.num_rows <= max_tile_rows;
+    const bool few = args.rows.num_rows <= max_few_rows;
     // Single panels balance best, pairs compute best.
     const std::size_t granule = is_gated(args.epilogue) || !few ? pair : 1;
     const Range panels = share(args.weight.num_panels(), worker, granule);
