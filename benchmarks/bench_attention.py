@@ -5,8 +5,8 @@
 Shapes are SmolLM2-135M's: 9 query heads, 3 key/value heads of 64. Prefill counts the multiply-adds under the causal
 diagonal and is set against the fastest float32 matrix product seen on as many threads; decode counts the cache's bytes
 and is set against summing as many bytes. Rounds of all contenders are interleaved and the fastest of each is shown, as
-as on a shared machine everything else is noise. PyTorch's attention is given dense float32 keys, repeated for each
-query head; it need not gather them.
+on a shared machine everything else is noise. PyTorch's attention is given dense float32 keys, repeated for
+each query head; it need not gather them.
 """
 
 from __future__ import annotations
