@@ -52,13 +52,10 @@ def main() -> None:
         raise SystemExit("the extension is not built")
     pool = thread_pool(options.threads)
     read_per_s, operations_per_s = read_roofline(native, pool), dot_roofline(native, pool)
-    print(
-        f"{native.isas()[-1]}, {options.threads} threads: {read_per_s / 1e9:.1f} GB/s, {operations_per_s / 1e9:.0f} GOP/s"
-    )
+    isa, gb_per_s, gop_per_s = native.isas()[-1], read_per_s / 1e9, operations_per_s / 1e9
+    print(f"{isa}, {options.threads} threads: {gb_per_s:.1f} GB/s, {gop_per_s:.0f} GOP/s")
     print_quantisation(native, pool)
-    print(
-        f"{'weights':>17} {'rows':>4} {'µs':>9} {'GB/s':>6} {'of read':>7} {'GOP/s':>6} {'of dot':>6} {'float µs':>9} ratio"
-    )
+    print("          weights rows        µs   GB/s of read  GOP/s of dot  float µs ratio")
     for kind, outputs, inputs in SHAPES:
         weights = some_weights(kind, outputs, inputs)
         dense = torch.randn(outputs, inputs)
