@@ -18,6 +18,7 @@ from steelyard.engine.executor import Executor
 from steelyard.engine.model_runner import ModelRunner
 from steelyard.engine.probe import Prober
 from steelyard.engine.sampling import Sampler
+from steelyard.engine.step_kv import choose_step_kv
 from steelyard.engine.view import Observer
 from steelyard.hardware.this_machine import available_memory_bytes, release_freed_memory
 from steelyard.kernels.linear import prepare_linears
@@ -141,7 +142,7 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     config = engine_config(loaded, options, shape, device)
     eos = loaded.eos_token_ids | (text.tokenizer.eos_token_ids if text.tokenizer else frozenset())
     store = PagedKVStore(shape, config.num_kv_blocks, device)
-    runner = ModelRunner(loaded.module, store, Sampler(eos_token_ids=eos), row_tile)
+    runner = ModelRunner(loaded.module, store, Sampler(eos_token_ids=eos), row_tile, choose_step_kv(device))
     prober = Prober(
         runner,
         shape,

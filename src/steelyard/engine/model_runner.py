@@ -12,8 +12,8 @@ from steelyard.core.request import SampledToken
 from steelyard.core.units import round_up
 from steelyard.engine.logprobs import prompt_logprobs
 from steelyard.engine.sampling import Sampler
-from steelyard.memory.paged_kv import PagedKVStore, PagedStepKV
-from steelyard.memory.step_plan import plan_step
+from steelyard.engine.step_kv import DecodeSteps, StepKVFactory, paged_step_kv
+from steelyard.memory.paged_kv import PagedKVStore
 from steelyard.models.contract import LanguageModel
 
 _LOGITS_ROWS = 256
@@ -27,10 +27,21 @@ class ModelRunner:
         store: where keys and values live.
         sampler: picks tokens from logits.
         row_tile: packed tokens are padded to a multiple of this, so that rows keep their bits (kernels.linear).
+        make_kv: makes the attention of each step.
+        decodes: computes steps of decodes over ``store`` in a way of its own; ``None`` for as all others.
     """
 
-    def __init__(self, model: LanguageModel, store: PagedKVStore, sampler: Sampler, row_tile: int = 1) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        store: PagedKVStore,
+        sampler: Sampler,
+        row_tile: int = 1,
+        make_kv: StepKVFactory = paged_step_kv,
+        decodes: DecodeSteps | None = None,
+    ) -> None:
         self._model, self._store, self._sampler, self._row_tile = model, store, sampler, row_tile
+        self._make_kv, self._decodes = make_kv, decodes
 
     @property
     def block_size(self) -> int:
@@ -54,15 +65,16 @@ class ModelRunner:
         return self._model.logits(hidden)
 
     def _hidden(self, works: Sequence[SequenceWork], store: PagedKVStore) -> Tensor:
-        plan = plan_step(works, store.shape.block_size, store.padding_block, store.device)
-        num_tokens = len(plan.slots)
+        if store is self._store and self._decodes is not None and self._decodes.takes(works):
+            return self._decodes.hidden(works)
+        num_tokens = sum(work.num_tokens for work in works)
         padding = round_up(num_tokens, self._row_tile) - num_tokens
         tokens = [token for work in works for token in work.sequence.tokens[work.start : work.end]]
         positions = [position for work in works for position in range(work.start, work.end)]
         hidden = self._model(
             torch.tensor(tokens + [0] * padding, device=store.device),
             torch.tensor(positions + [0] * padding, device=store.device),
-            PagedStepKV(store, plan),
+            self._make_kv(works, store),
         )
         return hidden[:num_tokens]
 
