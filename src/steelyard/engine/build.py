@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, fields
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 import torch
 
@@ -18,12 +19,14 @@ from steelyard.engine.executor import Executor
 from steelyard.engine.model_runner import ModelRunner
 from steelyard.engine.probe import Prober
 from steelyard.engine.sampling import Sampler
-from steelyard.engine.step_kv import choose_step_kv
+from steelyard.engine.step_kv import DecodeSteps, choose_step_kv
 from steelyard.engine.view import Observer
 from steelyard.hardware.this_machine import available_memory_bytes, release_freed_memory
 from steelyard.kernels.linear import prepare_linears
+from steelyard.kernels.triton_available import triton_usable
 from steelyard.memory.paged_kv import KVShape, PagedKVStore
 from steelyard.models.catalogue import default_model
+from steelyard.models.config import MoeConfig
 from steelyard.models.load import LoadedModel, load_model
 from steelyard.models.resolve import ResolvedModel, open_weights, resolve_model
 from steelyard.models.text.chat import ChatTemplate
@@ -58,6 +61,8 @@ class LLMOptions:
         threads: CPU threads; ``None`` leaves PyTorch's choice.
         seed: of the generator that draws seeds for requests without one.
         max_waiting: sequences that may wait for a seat.
+        decode_graphs: replay recorded steps of decodes (CUDA with Triton; not for mixtures of experts).
+        overlap_steps: schedule each step while the one before runs.
     """
 
     device: str = "auto"
@@ -72,6 +77,8 @@ class LLMOptions:
     threads: int | None = None
     seed: int = 0
     max_waiting: int = 4096
+    decode_graphs: bool = False
+    overlap_steps: bool = False
 
     @classmethod
     def from_keywords(cls, keywords: dict[str, Any]) -> LLMOptions:
@@ -142,7 +149,8 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     config = engine_config(loaded, options, shape, device)
     eos = loaded.eos_token_ids | (text.tokenizer.eos_token_ids if text.tokenizer else frozenset())
     store = PagedKVStore(shape, config.num_kv_blocks, device)
-    runner = ModelRunner(loaded.module, store, Sampler(eos_token_ids=eos), row_tile, choose_step_kv(device))
+    decodes = decode_steps(loaded, store, config) if options.decode_graphs else None
+    runner = ModelRunner(loaded.module, store, Sampler(eos_token_ids=eos), row_tile, choose_step_kv(device), decodes)
     prober = Prober(
         runner,
         shape,
@@ -164,6 +172,23 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
         eos_token_ids=eos,
         schedule_policy=options.schedule_policy,
     )
+
+
+def decode_steps(loaded: LoadedModel, store: PagedKVStore, config: EngineConfig) -> DecodeSteps:
+    """Return recorded steps of decodes.
+
+    Raises:
+        ParamsError: if they cannot be recorded here.
+    """
+    if store.device.type != "cuda" or not triton_usable(store.device):
+        problem = "steps are recorded on CUDA devices where Triton is installed only"
+        raise ParamsError(problem, field="decode_graphs", remedy="Leave it out, or install steelyard[cuda]")
+    if any(isinstance(layer.feed_forward, MoeConfig) for layer in loaded.config.layers):
+        problem = "a mixture of experts computes other kernels in each step"
+        raise ParamsError(problem, field="decode_graphs", remedy="Leave it out for this model")
+    make = import_module("steelyard.engine.cuda_graphs").DecodeGraphs
+    sizes = {"max_batch": config.max_num_seqs, "max_model_len": config.max_model_len}
+    return cast(DecodeSteps, make(loaded.module, store, **sizes))
 
 
 def check_weights_fit(resolved: ResolvedModel, device: torch.device, dtype: torch.dtype) -> None:
@@ -253,6 +278,7 @@ def engine_config(loaded: LoadedModel, options: LLMOptions, shape: KVShape, devi
         max_num_batched_tokens=options.max_num_batched_tokens or step_tokens,
         max_waiting=options.max_waiting,
         enable_prefix_caching=options.enable_prefix_caching,
+        overlap_steps=options.overlap_steps,
         seed=options.seed,
     )
 

@@ -28,6 +28,7 @@ def write_kv(k: Tensor, v: Tensor, slots: Tensor, keys: Tensor, values: Tensor) 
         keys: ``[slots, num_kv_heads · head_dim]``, changed in place; dtype of ``k``.
         values: as ``keys``.
     """
+    assert slots.is_contiguous()
     width = keys.shape[1]
     if len(slots):
         _write_kernel[(len(slots),)](
@@ -46,6 +47,9 @@ def rotate_and_write_kv(
         cos: ``[tokens, dim]``, dense, for the first ``dim`` elements of each head.
         sin: as ``cos``, negative in the first half.
     """
+    assert slots.is_contiguous()
+    assert cos.is_contiguous()
+    assert sin.is_contiguous()
     num_heads, num_kv_heads, head_dim = q.shape[1], k.shape[1], q.shape[2]
     if len(slots):
         _rotate_and_write_kernel[(len(slots), num_heads + num_kv_heads)](

@@ -74,6 +74,7 @@ def attend_whole(spec: AttentionSpec, q: Tensor, context: PagedContext, tiles: T
             row of its block table. A tile of no queries is padding.
         out: like ``q``; the rows of the tiles are written, others left as they are.
     """
+    _check(q, context, tiles, out)
     if len(tiles) == 0:
         return
     _whole_kernel[(len(tiles), spec.num_kv_heads)](
@@ -91,6 +92,7 @@ def attend_split(
     Args as of :func:`attend_whole`, and:
         max_segments: at least :func:`num_segments` of the longest context; more changes no bits.
     """
+    _check(q, context, tiles, out)
     count = len(tiles)
     if count == 0:
         return
@@ -105,6 +107,17 @@ def attend_split(
         parts, stats, tiles, out, out.stride(0), max_segments,
         HEAD_DIM=spec.head_dim, DIM=_padded_dim(spec), WINDOW=spec.window, SEGMENT_=SEGMENT, num_warps=1, **SAME_BITS,
     )  # fmt: skip
+
+
+def _check(q: Tensor, context: PagedContext, tiles: Tensor, out: Tensor) -> None:
+    """Assert the layouts that kernels take for granted."""
+    assert tiles.is_contiguous()
+    assert context.keys.is_contiguous()
+    assert context.values.is_contiguous()
+    assert context.tables.stride(1) == 1
+    for heads in (q, out):
+        assert heads.stride(2) == 1
+        assert heads.shape[1] == 1 or heads.stride(1) == heads.shape[2]
 
 
 def _tile_rows(spec: AttentionSpec) -> int:
