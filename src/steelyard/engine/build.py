@@ -19,7 +19,7 @@ from steelyard.engine.executor import Executor
 from steelyard.engine.model_runner import ModelRunner
 from steelyard.engine.probe import Prober
 from steelyard.engine.sampling import Sampler
-from steelyard.engine.step_kv import DecodeSteps, choose_step_kv
+from steelyard.engine.step_kv import DecodeSteps, choose_step_kv, paged_step_kv
 from steelyard.engine.view import Observer
 from steelyard.hardware.this_machine import available_memory_bytes, release_freed_memory
 from steelyard.kernels.linear import prepare_linears
@@ -144,6 +144,8 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     loaded = load_model(resolved, device=device, dtype=dtype)
     text = load_text(resolved)
     row_tile = prepare_linears(loaded.module)
+    if choose_step_kv(device) is not paged_step_kv:
+        import_module("steelyard.models.triton_layers").fuse_layers(loaded.module)
     release_freed_memory()
     shape = kv_shape(loaded, options.block_size, dtype)
     config = engine_config(loaded, options, shape, device)

@@ -7,7 +7,7 @@ queries, keys and values to a :class:`KVAccess`, which stores and attends in wha
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -28,6 +28,21 @@ class KVAccess(Protocol):
 
         Returns:
             ``[tokens, num_heads, head_dim]``, dtype of ``q``.
+        """
+        ...
+
+
+@runtime_checkable
+class RotatingKV(KVAccess, Protocol):
+    """A :class:`KVAccess` that can also rotate queries and keys on their way."""
+
+    def rotate_and_attend(
+        self, spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor, rotation: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Do as :meth:`attend` with queries and keys that are not rotated yet; ``q`` may be changed in place.
+
+        Args (besides those of :meth:`attend`):
+            rotation: cos and signed sin, each ``[tokens, 1, dim]`` for the first ``dim`` elements of each head.
         """
         ...
 
