@@ -3,7 +3,7 @@
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input install --quiet
 CONSTRAINTS := requirements/constraints.txt
-NATIVE_SOURCES := CMakeLists.txt $(wildcard src/steelyard/kernels/csrc/*)
+NATIVE_SOURCES := CMakeLists.txt $(wildcard src/steelyard/kernels/csrc/* src/steelyard/kernels/csrc/*/*)
 
 PROMPT ?= Give me three facts about steelyard balances.
 WORKERS ?= 2

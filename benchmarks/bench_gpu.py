@@ -30,6 +30,7 @@ from steelyard.core.units import ceil_div
 from steelyard.engine.model_runner import ModelRunner
 from steelyard.engine.sampling import Sampler
 from steelyard.kernels.triton_available import triton_interpreted, triton_usable
+from steelyard.memory.kv_store import KVStore
 from steelyard.memory.paged_kv import KVShape, PagedKVStore
 from steelyard.models.config import (
     Activation,
@@ -42,6 +43,7 @@ from steelyard.models.config import (
     RopeConfig,
 )
 from steelyard.models.decoder import Decoder
+from steelyard.models.quantised import WEIGHT_ONLY, Quantization
 
 Step = Callable[[], object]
 BLOCK_SIZE = 16
@@ -133,17 +135,17 @@ def ours(
     """Yield steps by Triton kernels, replayed where they can be recorded."""
     from steelyard.engine.cuda_graphs import DecodeGraphs  # noqa: PLC0415  Triton's kernels may not be there
     from steelyard.kernels.triton.linear import quantise_linears  # noqa: PLC0415
-    from steelyard.memory.triton_kv import triton_step_kv  # noqa: PLC0415
+    from steelyard.memory.triton_kv import TritonKVStore  # noqa: PLC0415
     from steelyard.models.triton_layers import fuse_layers  # noqa: PLC0415
 
     decoder = random_decoder(shape, device, dtype)
     if bits is not None:
-        quantise_linears(decoder, bits, 128)
+        quantise_linears(decoder, *WEIGHT_ONLY[Quantization(f"int{bits}")])
     fuse_layers(decoder)
     for batch in options.batches:
-        store = make_store(shape, device, dtype, batch, options.context)
+        store = TritonKVStore(kv_shape(shape, dtype), batch * ceil_div(options.context, BLOCK_SIZE), device)
         graphs = DecodeGraphs(decoder, store, max_batch=batch, max_model_len=options.context + BLOCK_SIZE)
-        runner = ModelRunner(decoder, store, Sampler(), 1, triton_step_kv, graphs)
+        runner = ModelRunner(decoder, store, Sampler(), 1, graphs)
         yield batch, decode_step(runner, store, batch, options.context), step_bytes(decoder, store, batch, options)
         del runner, graphs, store
 
@@ -154,7 +156,7 @@ def plain(
     """Yield steps of the path that needs no Triton."""
     decoder = random_decoder(shape, device, dtype)
     for batch in options.batches:
-        store = make_store(shape, device, dtype, batch, options.context)
+        store = PagedKVStore(kv_shape(shape, dtype), batch * ceil_div(options.context, BLOCK_SIZE), device)
         runner = ModelRunner(decoder, store, Sampler())
         yield batch, decode_step(runner, store, batch, options.context), step_bytes(decoder, store, batch, options)
         del runner, store
@@ -215,16 +217,15 @@ def random_decoder(shape: Shape, device: torch.device, dtype: torch.dtype) -> De
     return decoder
 
 
-def make_store(shape: Shape, device: torch.device, dtype: torch.dtype, batch: int, context: int) -> PagedKVStore:
-    """Return a store for ``batch`` sequences of ``context`` tokens."""
-    kv = KVShape(
+def kv_shape(shape: Shape, dtype: torch.dtype) -> KVShape:
+    """Return the shape of the model's KV cache."""
+    return KVShape(
         num_layers=shape.layers, num_kv_heads=shape.kv_heads, head_dim=shape.hidden // shape.heads,
         block_size=BLOCK_SIZE, dtype=dtype,
     )  # fmt: skip
-    return PagedKVStore(kv, batch * ceil_div(context, BLOCK_SIZE), device)
 
 
-def decode_step(runner: ModelRunner, store: PagedKVStore, batch: int, context: int) -> Step:
+def decode_step(runner: ModelRunner, store: KVStore, batch: int, context: int) -> Step:
     """Return a step in which every sequence computes its last token and chooses the next."""
     each = ceil_div(context, BLOCK_SIZE)
     works = [
@@ -240,7 +241,7 @@ def make_sequence(number: int, context: int) -> Sequence:
     return Sequence(id=number, request_id="", index=0, prompt=(0,) * context, params=params, seed=0, arrival_s=0.0)
 
 
-def step_bytes(decoder: Decoder, store: PagedKVStore, batch: int, options: argparse.Namespace) -> int:
+def step_bytes(decoder: Decoder, store: KVStore, batch: int, options: argparse.Namespace) -> int:
     """Return the bytes that a step must read: weights, embedding aside, and keys and values."""
     tensors = [*decoder.parameters(), *decoder.buffers()]
     weights = sum(tensor.nbytes for tensor in tensors) - decoder.embed.weight.nbytes

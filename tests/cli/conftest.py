@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from measured_machine import measured_profile
 
-from steelyard.cli import app, loading
+from steelyard.cli import app, loading, profiles
 from steelyard.engine.llm import LLM
 
 COMMAND = [sys.executable, "-m", "steelyard.cli.main"]
@@ -31,6 +32,15 @@ class Result:
         assert self.out.endswith("\n")
         assert self.out.count("\n") == 1
         return json.loads(self.out)
+
+
+@pytest.fixture(autouse=True)
+def stored_probe(tmp_path, monkeypatch):
+    """Let commands predict from a file of the test's own; return its path."""
+    path = tmp_path / "cache" / "probe.toml"
+    monkeypatch.setattr(profiles, "profile_path", lambda: path)
+    profiles.store_profile(measured_profile(), path)
+    return path
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from steelyard.core import environment
-from steelyard.core.environment import cache_directory
+from steelyard.core.environment import cache_directory, compiler_words
 from steelyard.core.errors import StorageError
 
 
@@ -53,3 +53,10 @@ def test_no_home(monkeypatch):
     with pytest.raises(StorageError) as caught:
         cache_directory()
     assert caught.value.field == "STEELYARD_CACHE"
+
+
+def test_the_compiler_may_be_named_with_options(monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    assert compiler_words() == ["c++"]
+    monkeypatch.setenv("CXX", "ccache 'my g++'")
+    assert compiler_words() == ["ccache", "my g++"]

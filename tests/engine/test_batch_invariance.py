@@ -41,7 +41,7 @@ async def answer(config: EngineConfig, load: list[Request], warm: bool) -> tuple
 
     engine = Engine(
         config,
-        TorchExecutor(tiny_runner(config.num_kv_blocks)),
+        TorchExecutor(tiny_runner(config.num_kv_blocks, config.block_size)),
         make_schedule_policy("fcfs"),
         vocab_size=VOCABULARY,
         observers=(watch,),
@@ -57,13 +57,19 @@ async def answer(config: EngineConfig, load: list[Request], warm: bool) -> tuple
     return list(outputs), preemptions
 
 
-def serve(load: list[Request], *, warm: bool = False, **sizes: int) -> tuple[list[RequestOutput], int]:
-    config = EngineConfig(
-        **{"max_model_len": 128, "num_kv_blocks": 4096, "block_size": 4, "max_num_seqs": 64} | sizes  # type: ignore[arg-type]
-    )
+def serve(
+    load: list[Request], block_size: int, *, warm: bool = False, num_kv_tokens: int = 16384, **sizes: int
+) -> tuple[list[RequestOutput], int]:
+    blocks = {"num_kv_blocks": num_kv_tokens // block_size, "block_size": block_size}
+    config = EngineConfig(**{"max_model_len": 128, "max_num_seqs": 64} | blocks | sizes)  # type: ignore[arg-type]
     return asyncio.run(answer(config, load, warm))
 
 
+# Blocks of 4 tokens are PyTorch's store, blocks of 16 the native one's.
+STORES = pytest.mark.parametrize("block_size", [4, pytest.param(16, marks=pytest.mark.native)], ids=["torch", "native"])
+
+
+@STORES
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("neighbours", [1, 8, 44, 64])
 @pytest.mark.parametrize(
@@ -72,33 +78,35 @@ def serve(load: list[Request], *, warm: bool = False, **sizes: int) -> tuple[lis
         {},
         {"enable_prefix_caching": False},
         {"max_num_batched_tokens": 7},
-        {"num_kv_blocks": 24, "max_model_len": 80},
-        {"num_kv_blocks": 24, "max_model_len": 80, "max_num_batched_tokens": 20, "enable_prefix_caching": False},
+        {"num_kv_tokens": 96, "max_model_len": 80},
+        {"num_kv_tokens": 96, "max_model_len": 80, "max_num_batched_tokens": 20, "enable_prefix_caching": False},
     ],
     ids=["plain", "no prefix cache", "chunked", "preempted", "chunked, preempted, no prefix cache"],
 )
 def test_company_does_not_change_a_requests_tokens(
-    sampling: dict[str, float], neighbours: int, sizes: dict[str, int]
+    block_size: int, sampling: dict[str, float], neighbours: int, sizes: dict[str, int]
 ) -> None:
-    (alone,), _ = serve(requests(1, **sampling), enable_prefix_caching=False)
-    outputs, preemptions = serve(requests(neighbours, **sampling), **sizes)
+    (alone,), _ = serve(requests(1, **sampling), block_size, enable_prefix_caching=False)
+    outputs, preemptions = serve(requests(neighbours, **sampling), block_size, **sizes)
     assert outputs[0].outputs[0].token_ids == alone.outputs[0].token_ids
     assert outputs[0].outputs[0].logprobs == alone.outputs[0].logprobs, "not even the last bit of a log-probability"
-    if "num_kv_blocks" in sizes and neighbours >= 44:
+    if "num_kv_tokens" in sizes and neighbours >= 44 and block_size == 4:  # larger blocks are reserved ahead
         assert preemptions > 0
 
 
+@STORES
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_a_prefix_from_the_cache_changes_nothing(sampling: dict[str, float]) -> None:
-    (alone,), _ = serve(requests(1, **sampling), enable_prefix_caching=False)
-    (again,), _ = serve(requests(8, **sampling), warm=True)
+def test_a_prefix_from_the_cache_changes_nothing(block_size: int, sampling: dict[str, float]) -> None:
+    (alone,), _ = serve(requests(1, **sampling), block_size, enable_prefix_caching=False)
+    (again,), _ = serve(requests(8, **sampling), block_size, warm=True)
     assert again.outputs[0].token_ids == alone.outputs[0].token_ids
     assert again.outputs[0].logprobs == alone.outputs[0].logprobs
 
 
-def test_every_one_of_many_gets_what_it_gets_alone() -> None:
+@STORES
+def test_every_one_of_many_gets_what_it_gets_alone(block_size: int) -> None:
     load = requests(16, **GREEDY)
-    together, _ = serve(load, max_num_batched_tokens=40, num_kv_blocks=40)
+    together, _ = serve(load, block_size, max_num_batched_tokens=40, num_kv_tokens=160)
     for request, output in zip(load, together, strict=True):
-        (alone,), _ = serve([request])
+        (alone,), _ = serve([request], block_size)
         assert output.outputs[0].token_ids == alone.outputs[0].token_ids, request.id

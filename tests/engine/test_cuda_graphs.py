@@ -16,7 +16,7 @@ from steelyard.memory.paged_kv import PagedKVStore
 pytest.importorskip("triton.language", reason="Triton is not installed (steelyard[test-gpu])")
 
 from steelyard.engine.cuda_graphs import DecodeGraphs, Step, sizes_up_to
-from steelyard.memory.triton_kv import triton_step_kv
+from steelyard.memory.triton_kv import TritonKVStore
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NUM_BLOCKS = 400
@@ -54,12 +54,12 @@ class Recorded:
 def make_runners(recorder: Recorded | None) -> tuple[ModelRunner, ModelRunner, DecodeGraphs]:
     """Return a plain runner, one with decode graphs over a store of its own, and these graphs."""
     decoder = random_decoder().to(DEVICE)
-    stores = [PagedKVStore(TINY, NUM_BLOCKS, DEVICE) for _ in range(2)]
-    graphs = DecodeGraphs(decoder, stores[1], max_batch=6, max_model_len=600, recorder=recorder)
+    store = TritonKVStore(TINY, NUM_BLOCKS, DEVICE)
+    graphs = DecodeGraphs(decoder, store, max_batch=6, max_model_len=600, recorder=recorder)
     sampler = Sampler(eos_token_ids=frozenset())
     return (
-        ModelRunner(decoder, stores[0], sampler),
-        ModelRunner(decoder, stores[1], sampler, 1, triton_step_kv, graphs),
+        ModelRunner(decoder, PagedKVStore(TINY, NUM_BLOCKS, DEVICE), sampler),
+        ModelRunner(decoder, store, sampler, 1, graphs),
         graphs,
     )
 
@@ -96,12 +96,12 @@ def test_prefills_large_batches_and_other_stores_are_not_taken() -> None:
     assert not graphs.takes([decode] * 7)
     assert not graphs.takes([])
     assert not graphs.takes([decode, SequenceWork(make_sequence(1, 9), 7, 2, table)])
-    graphed.hidden([decode], PagedKVStore(TINY, 3, DEVICE))
+    graphed.hidden([decode], TritonKVStore(TINY, 3, DEVICE))
     assert graphs.num_recorded == 0
 
 
 def test_warming_up_records_every_size_and_writes_no_kv() -> None:
-    store = PagedKVStore(TINY, 8, DEVICE)
+    store = TritonKVStore(TINY, 8, DEVICE)
     graphs = DecodeGraphs(random_decoder().to(DEVICE), store, max_batch=3, max_model_len=2 * 256)
     graphs.warm_up()
     assert graphs.num_recorded == 3 * 2

@@ -38,7 +38,8 @@ PROMPTS = (
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[LLM]:
-    with LLM(max_model_len=512) as engine:
+    # As the peer computes: rounded activations or keys may turn a near tie.
+    with LLM(max_model_len=512, quantization="none", kv_cache_dtype="float32") as engine:
         yield engine
 
 

@@ -37,9 +37,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_chat_knows_the_capital_of_france(llm: LLM) -> None:
-    (output,) = llm.chat([{"role": "user", "content": "What is the capital of France?"}], GREEDY)
-    assert "Paris" in output.text
+def test_chat_knows_the_capital_of_germany(llm: LLM) -> None:
+    (output,) = llm.chat([{"role": "user", "content": "What is the capital of Germany?"}], GREEDY)
+    assert "Berlin" in output.text
     assert output.finished
     assert output.outputs[0].finish_reason is FinishReason.STOP, "the end-of-turn token ends it"
     assert "<|im_end|>" not in output.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from steelyard.engine.executor import Executor, ModelledExecutor, SyntheticToken
 from steelyard.engine.model_runner import ModelRunner
 from steelyard.engine.sampling import Sampler
 from steelyard.kernels.linear import prepare_linears
-from steelyard.memory.paged_kv import KVShape, PagedKVStore
+from steelyard.memory.kv_store import make_kv_store
+from steelyard.memory.paged_kv import KVShape
 from steelyard.models.config import (
     Activation,
     AttentionConfig,
@@ -92,8 +94,8 @@ def tiny_decoder() -> tuple[Decoder, int]:
     return decoder, prepare_linears(decoder)
 
 
-def tiny_runner(num_kv_blocks: int) -> ModelRunner:
-    """Return a runner of :func:`tiny_decoder` over a KV store of its own."""
+def tiny_runner(num_kv_blocks: int, block_size: int = TINY.block_size) -> ModelRunner:
+    """Return a runner of :func:`tiny_decoder` over a KV store of its own: PyTorch's for blocks of 4, native for 16."""
     decoder, row_tile = tiny_decoder()
-    store = PagedKVStore(TINY, num_kv_blocks, torch.device("cpu"))
+    store = make_kv_store(replace(TINY, block_size=block_size), num_kv_blocks, torch.device("cpu"))
     return ModelRunner(decoder, store, Sampler(eos_token_ids=frozenset()), row_tile)

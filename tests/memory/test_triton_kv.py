@@ -10,12 +10,12 @@ from steelyard.core.params import SamplingParams
 from steelyard.core.sequence import Sequence
 from steelyard.core.units import ceil_div
 from steelyard.kernels.attention import AttentionSpec, attention_reference
-from steelyard.memory.paged_kv import KVShape, PagedKVStore
+from steelyard.memory.paged_kv import KVShape
 from steelyard.models.rope import rotate
 
 pytest.importorskip("triton.language", reason="Triton is not installed (steelyard[test-gpu])")
 
-from steelyard.memory.triton_kv import plan_tiles, triton_step_kv
+from steelyard.memory.triton_kv import TritonKVStore, plan_tiles
 
 BLOCK, HEADS, KV_HEADS, DIM = 4, 6, 2, 8
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,9 +28,9 @@ def make_work(start: int, num_tokens: int, blocks: tuple[int, ...]) -> SequenceW
     return SequenceWork(sequence, start, num_tokens, blocks)
 
 
-def make_store(num_blocks: int) -> PagedKVStore:
+def make_store(num_blocks: int) -> TritonKVStore:
     shape = KVShape(num_layers=2, num_kv_heads=KV_HEADS, head_dim=DIM, block_size=BLOCK, dtype=torch.float32)
-    return PagedKVStore(shape, num_blocks, DEVICE)
+    return TritonKVStore(shape, num_blocks, DEVICE)
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -51,7 +51,7 @@ def test_steps_of_any_cut_equal_dense_attention(window: int | None, seed: int) -
         cuts = [(i, rng.choice([1, lengths[i] - done[i], rng.randint(1, lengths[i] - done[i])])) for i in chosen]
         works = [make_work(done[i], n, tables[i][: ceil_div(done[i] + n, BLOCK)]) for i, n in cuts]
         packed = [torch.cat([qkv[i][part][done[i] : done[i] + n] for i, n in cuts]) for part in range(3)]
-        rows = triton_step_kv(works, store).attend(spec, *packed).split([n for _, n in cuts])
+        rows = store.step(works).attend(spec, *packed).split([n for _, n in cuts])
         for (i, n), part in zip(cuts, rows, strict=True):
             got[i].append(part)
             done[i] += n
@@ -63,7 +63,7 @@ def test_padding_rows_are_neither_stored_nor_attended() -> None:
     store = make_store(4)
     spec = AttentionSpec(layer=0, num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=DIM, scale=1.0)
     q, k, v = (torch.randn(4, heads, DIM, device=DEVICE) for heads in (HEADS, KV_HEADS, KV_HEADS))
-    out = triton_step_kv([make_work(0, 3, (2,))], store).attend(spec, q, k, v)
+    out = store.step([make_work(0, 3, (2,))]).attend(spec, q, k, v)
     assert torch.equal(out[3], torch.zeros(HEADS, DIM, device=DEVICE))
     stored, _ = store.read(0, torch.tensor([2], device=DEVICE), BLOCK)
     assert torch.equal(stored[0, :3], k[:3])
@@ -76,8 +76,8 @@ def test_rotating_on_the_way_equals_rotating_before() -> None:
     angles = torch.randn(7, 1, 2, device=DEVICE)
     rotation = torch.cat((angles.cos(),) * 2, -1), torch.cat((-angles.sin(), angles.sin()), -1)
     works = [make_work(0, 6, (2, 0)), make_work(0, 1, (3,))]
-    expected = triton_step_kv(works, make_store(4)).attend(spec, rotate(q, rotation), rotate(k, rotation), v)
-    got = triton_step_kv(works, make_store(4)).rotate_and_attend(spec, q, k, v, rotation)
+    expected = make_store(4).step(works).attend(spec, rotate(q, rotation), rotate(k, rotation), v)
+    got = make_store(4).step(works).rotate_and_attend(spec, q, k, v, rotation)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 

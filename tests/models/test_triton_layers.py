@@ -23,7 +23,7 @@ from steelyard.models.decoder import Decoder
 
 pytest.importorskip("triton.language", reason="Triton is not installed (steelyard[test-gpu])")
 
-from steelyard.memory.triton_kv import triton_step_kv
+from steelyard.memory.triton_kv import TritonKVStore
 from steelyard.models.triton_layers import FusedAttention, FusedGatedMlp, FusedLayer, fuse_layers
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,8 +72,8 @@ def test_fused_layers_equal_the_plain_ones(changes: dict[str, object]) -> None:
     plans = [plan_step(works, 4, store.padding_block, DEVICE) for works in steps]
     expected = [decoder(*args, PagedStepKV(store, plan)) for *args, plan in zip(tokens, positions, plans, strict=True)]
     fuse_layers(decoder)
-    store = PagedKVStore(SHAPE, 4, DEVICE)
-    got = [decoder(*args, triton_step_kv(works, store)) for *args, works in zip(tokens, positions, steps, strict=True)]
+    fused = TritonKVStore(SHAPE, 4, DEVICE)
+    got = [decoder(*args, fused.step(works)) for *args, works in zip(tokens, positions, steps, strict=True)]
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     store = PagedKVStore(SHAPE, 4, DEVICE)
     other = decoder(tokens[0], positions[0], PagedStepKV(store, plans[0]))

@@ -30,6 +30,7 @@ COMMANDS = {
     "chat": CommandEntry("steelyard.cli.chat", "Talk with a model, turn by turn."),
     "models": CommandEntry("steelyard.cli.models", "List the models known by name."),
     "tokenize": CommandEntry("steelyard.cli.tokenize", "Show the tokens of a text, or the text of tokens."),
+    "probe": CommandEntry("steelyard.cli.probe", "Measure this machine, and keep what was found."),
     "fit": CommandEntry("steelyard.cli.fit", "Say whether a model fits this machine, before loading it."),
     "bench": CommandEntry("steelyard.cli.bench", "Measure latency, throughput, prefill or startup."),
     "perplexity": CommandEntry("steelyard.cli.perplexity", "Measure how well a model predicts a text."),

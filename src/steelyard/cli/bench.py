@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ import typer
 
 from steelyard.cli.bench_measure import Measurement, Spread, Workload, measure
 from steelyard.cli.bench_startup import measure_startup, median_startup
+from steelyard.cli.expectation import Compared, Expectation, comparison_fields, comparison_table, expectation
 from steelyard.cli.loading import Loaded, loaded_model
 from steelyard.cli.options import EngineOptions, OutputOptions, examples, new_app, takes_groups
 from steelyard.cli.output import format_table, print_json, write_error_line, write_line
@@ -29,6 +30,9 @@ PromptTokens = Annotated[int, typer.Option(help="Tokens per prompt, exactly.")]
 OutputTokens = Annotated[int, typer.Option(help="Tokens to generate per request, exactly.")]
 Requests = Annotated[int, typer.Option(help="Requests per repeat; they arrive at once.")]
 Concurrency = Annotated[int, typer.Option(help="Requests running at once; the others wait.")]
+Expected = Annotated[
+    bool, typer.Option("--expected/--no-expected", help="Say also what this machine's probe lets expect.")
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +52,14 @@ def latency(
     output_tokens: OutputTokens = 64,
     requests: Requests = 1,
     concurrency: Concurrency = 1,
+    expected: Expected = True,
     repeats: RepeatOptions,
     engine: EngineOptions,
     output: OutputOptions,
 ) -> None:
     """Measure one user's wait: time to first token, and the time of each further token."""
-    _bench("latency", _workload(prompt_tokens, output_tokens, requests, concurrency, repeats), engine, output)
+    workload = _workload(prompt_tokens, output_tokens, requests, concurrency, repeats)
+    _bench("latency", workload, engine, output, expected=expected)
 
 
 @app.command(epilog=examples("steelyard bench throughput --requests 32 --concurrency 16"))
@@ -64,12 +70,14 @@ def throughput(
     output_tokens: OutputTokens = 64,
     requests: Requests = 16,
     concurrency: Concurrency = 8,
+    expected: Expected = True,
     repeats: RepeatOptions,
     engine: EngineOptions,
     output: OutputOptions,
 ) -> None:
     """Measure output tokens per second of many requests together."""
-    _bench("throughput", _workload(prompt_tokens, output_tokens, requests, concurrency, repeats), engine, output)
+    workload = _workload(prompt_tokens, output_tokens, requests, concurrency, repeats)
+    _bench("throughput", workload, engine, output, expected=expected)
 
 
 @app.command(epilog=examples("steelyard bench prefill --prompt-tokens 2048"))
@@ -80,12 +88,14 @@ def prefill(
     output_tokens: OutputTokens = 1,
     requests: Requests = 1,
     concurrency: Concurrency = 1,
+    expected: Expected = True,
     repeats: RepeatOptions,
     engine: EngineOptions,
     output: OutputOptions,
 ) -> None:
     """Measure prompt tokens per second."""
-    _bench("prefill", _workload(prompt_tokens, output_tokens, requests, concurrency, repeats), engine, output)
+    workload = _workload(prompt_tokens, output_tokens, requests, concurrency, repeats)
+    _bench("prefill", workload, engine, output, expected=expected)
 
 
 @app.command(epilog=examples("steelyard bench startup", "steelyard bench startup --model ./model.gguf --repeat 5"))
@@ -100,7 +110,7 @@ def startup(
     workload = _workload(prompt_tokens, 1, 1, 1, repeats)
     engine.keywords()  # a wrong value is told once, here
     arguments = ["--prompt-tokens", str(prompt_tokens), "--output-tokens", "1", "--warmup", "0", "--repeat", "1"]
-    arguments += ["--seed", str(workload.seed), *_engine_arguments(engine)]
+    arguments += ["--no-expected", "--seed", str(workload.seed), *_engine_arguments(engine)]
     results = measure_startup(arguments, warmup=workload.warmup, repeat=workload.repeat, note=write_error_line)
     middle = median_startup(results)
     times = {
@@ -133,14 +143,32 @@ def _workload(
     )
 
 
-def _bench(kind: str, workload: Workload, engine: EngineOptions, output: OutputOptions) -> None:
+def _bench(kind: str, workload: Workload, engine: EngineOptions, output: OutputOptions, *, expected: bool) -> None:
     with loaded_model(engine, max_num_seqs=workload.concurrency) as loaded:
         found = measure(loaded, workload, write_error_line)
+        told = _expectation(loaded, workload) if expected else None
+        rates = {} if told is None else _compared(told, found)
         if output.json:
-            print_json({**_heading(kind, workload), **_setup(loaded), **found.fields()})
+            fields = None if told is None else comparison_fields(told, rates)
+            print_json({**_heading(kind, workload), **_setup(loaded), **found.fields(), "expected": fields})
         else:
-            write_line(_report(kind, found))
+            write_line(_report(kind, found, rates))
+            if told is not None:
+                write_error_line(f"predicted from the {told.origin}; the limit is the roofline's")
             write_error_line(f"{loaded.name}, peak memory {format_bytes(peak_rss_bytes())}")
+
+
+def _expectation(loaded: Loaded, workload: Workload) -> Expectation:
+    return expectation(
+        loaded,
+        prompt_tokens=workload.prompt_tokens,
+        output_tokens=workload.output_tokens,
+        batch=min(workload.requests, workload.concurrency),
+    )
+
+
+def _compared(told: Expectation, found: Measurement) -> dict[str, Compared]:
+    return {"prefill": told.prefill(found.prefill_tokens_per_s), "decode": told.decode(found.decode_tokens_per_s)}
 
 
 def _heading(kind: str, workload: Workload) -> dict[str, Any]:
@@ -154,7 +182,7 @@ def _setup(loaded: Loaded) -> dict[str, Any]:
 
 def _engine_arguments(engine: EngineOptions) -> list[str]:
     """Return the options that say the same to another process."""
-    arguments = ["--device", engine.device, "--dtype", engine.dtype]
+    arguments = ["--device", engine.device, "--dtype", engine.dtype, "--kv-cache-dtype", engine.kv_cache_dtype]
     optional = (
         ("--model", engine.model),
         ("--max-model-len", engine.max_model_len),
@@ -166,7 +194,7 @@ def _engine_arguments(engine: EngineOptions) -> list[str]:
     return [*arguments, "--prefix-caching" if engine.prefix_caching else "--no-prefix-caching"]
 
 
-def _report(kind: str, found: Measurement) -> str:
+def _report(kind: str, found: Measurement, compared: Mapping[str, Compared]) -> str:
     rates = (
         ("prefill", found.prefill_tokens_per_s),
         ("decode, per request", found.decode_tokens_per_s),
@@ -175,9 +203,11 @@ def _report(kind: str, found: Measurement) -> str:
     rows = [(name, f"{rate:.1f}") for name, rate in rates if rate is not None]
     times = (("queue", found.queue_s), ("TTFT", found.ttft_s), ("TPOT", found.tpot_s), ("E2E", found.e2e_s))
     spreads = [(name, *_shown(value)) for name, value in times if value is not None]
+    beside = {name: one for name, one in compared.items() if one.measured is not None}
     return "\n\n".join(
         [
             format_table((kind.upper(), "TOKENS/S"), rows),
+            *([comparison_table(beside)] if beside else []),
             format_table(("TIME", "MEAN", "P50", "P90", "P99", "MAX"), spreads),
         ]
     )

@@ -51,12 +51,25 @@ class EngineOptions:
     dtype: Annotated[
         str, typer.Option(help="auto (float32 on CPUs, bfloat16 on GPUs), float32, bfloat16 or float16.")
     ] = "auto"
+    quantization: Annotated[
+        str,
+        typer.Option(
+            "--quantization",
+            "-q",
+            help="Weights of linear layers: auto (a GGUF file's own blocks, on CPUs), none, stored, w8a8 or w4a8 "
+            "(CPUs), int8 or int4 (CUDA).",
+        ),
+    ] = "auto"
     max_model_len: Annotated[
         int | None, typer.Option(help="Context: tokens of prompt and answer together.", show_default="the model's")
     ] = None
     kv_cache_memory: Annotated[
         str | None, typer.Option(help="Size of the KV cache, such as 512MiB or 2G.", show_default="as needed")
     ] = None
+    kv_cache_dtype: Annotated[
+        str,
+        typer.Option("--kv-cache-dtype", help="Numbers in the KV cache: auto, float32, float16, bfloat16 or int8."),
+    ] = "auto"
     prefix_caching: Annotated[
         bool,
         typer.Option("--prefix-caching/--no-prefix-caching", help="Reuse the KV of equal prompt beginnings."),
@@ -70,8 +83,10 @@ class EngineOptions:
         given = {
             "device": self.device,
             "dtype": self.dtype,
+            "quantization": self.quantization,
             "max_model_len": self.max_model_len,
             "kv_cache_memory_bytes": parse_bytes("kv_cache_memory", self.kv_cache_memory),
+            "kv_cache_dtype": self.kv_cache_dtype,
             "enable_prefix_caching": self.prefix_caching,
             "threads": self.threads,
         }

@@ -6,12 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from steelyard.cli.answers import answer_fields, stream_answer, summary
+from steelyard.cli.answers import answer_fields, decode_tokens_per_s, stream_answer, summary
+from steelyard.cli.expectation import (
+    Compared,
+    Expectation,
+    comparison_fields,
+    comparison_table,
+    expectation,
+    operator_table,
+)
 from steelyard.cli.inputs import given_text
 from steelyard.cli.loading import Loaded, loaded_model, sampling_params
 from steelyard.cli.options import EngineOptions, OutputOptions, SamplingOptions, examples, new_app, takes_groups
 from steelyard.cli.output import print_json, write_error_line
 from steelyard.core.errors import ParamsError
+from steelyard.core.request import RequestOutput
 
 app = new_app()
 
@@ -21,6 +30,7 @@ Prompt = Annotated[
 ]
 System = Annotated[str | None, typer.Option("--system", help="System message of the chat template.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is, without the chat template.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Say how fast it should have been, operator by operator.")]
 
 
 @app.command(
@@ -37,6 +47,7 @@ def run(
     prompt: Prompt = None,
     system: System = None,
     raw: Raw = False,
+    explain: Explain = False,
     sampling: SamplingOptions,
     engine: EngineOptions,
     output: OutputOptions,
@@ -56,10 +67,36 @@ def run(
         token_ids = _prompt_token_ids(loaded, text, system, raw)
         params = sampling_params(loaded, sampling, len(token_ids))
         answer = stream_answer(loaded, token_ids, params, quiet=output.json)
+        expected = _expected(loaded, answer) if explain else None
+        rates = _rates(expected, answer) if expected is not None else {}
         if output.json:
-            print_json(answer_fields(loaded, answer, params))
+            told = {"explain": comparison_fields(expected, rates)} if expected is not None else {}
+            print_json({**answer_fields(loaded, answer, params), **told})
         else:
             write_error_line(summary(answer))
+            if expected is not None:
+                write_error_line(_explanation(expected, rates))
+
+
+def _expected(loaded: Loaded, answer: RequestOutput) -> Expectation:
+    prompt_tokens = max(1, len(answer.prompt_token_ids) - answer.num_cached_tokens)
+    return expectation(loaded, prompt_tokens=prompt_tokens, output_tokens=max(1, len(answer.outputs[0].token_ids)))
+
+
+def _rates(expected: Expectation, answer: RequestOutput) -> dict[str, Compared]:
+    start_s, first_s = answer.times.first_scheduled_s, answer.times.first_token_s
+    computed = len(answer.prompt_token_ids) - answer.num_cached_tokens
+    took_s = first_s - start_s if start_s is not None and first_s is not None else 0.0
+    prefill = computed / took_s if took_s > 0 else None
+    return {"prefill": expected.prefill(prefill), "decode": expected.decode(decode_tokens_per_s(answer))}
+
+
+def _explanation(expected: Expectation, rates: dict[str, Compared]) -> str:
+    lines = ["", comparison_table(rates), f"\nPredicted from the {expected.origin}; the limit is the roofline's."]
+    if expected.speed is not None:
+        lines += [f"\nOne decode step at {expected.speed.context} tokens of context:\n"]
+        lines += [operator_table(expected.speed.decode)]
+    return "\n".join(lines)
 
 
 def _prompt_token_ids(loaded: Loaded, text: str, system: str | None, raw: bool) -> tuple[int, ...]:

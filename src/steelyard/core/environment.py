@@ -1,5 +1,7 @@
 """Environment variables, all in one file.
 
+``CXX``
+    The C++ compiler, with options if need be, for what is compiled while Steelyard runs. Default: ``c++``.
 ``STEELYARD_CACHE``
     Directory for files that Steelyard makes and can make again. Default: ``steelyard`` in ``XDG_CACHE_HOME``, which is
     ``~/.cache`` if it is unset.
@@ -10,13 +12,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from steelyard.core.errors import ParamsError, StorageError
 
+CXX = "CXX"
 CACHE = "STEELYARD_CACHE"
 XDG_CACHE = "XDG_CACHE_HOME"
 NATIVE = "STEELYARD_NATIVE"
+
+
+def compiler_words() -> list[str]:
+    """Return the C++ compiler's command, split as a shell would; it need not exist."""
+    return shlex.split(os.environ.get(CXX, "")) or ["c++"]
 
 
 def cache_directory() -> Path:

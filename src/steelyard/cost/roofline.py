@@ -34,6 +34,8 @@ class ModelShape:
         weight_bytes: bytes per weight as read from memory; a fraction for packed formats (4.5 bits are 0.5625).
         kv_bytes: bytes per element of a key or value.
         dtype: number format of the arithmetic, which picks the device's rate.
+        feed_forward_size: inner size of the feed-forward networks (of a mixture, of the experts that a token passes,
+            together); ``None`` if not known, which leaves the traffic of activations out.
 
     Raises:
         InputError: if a number is not positive.
@@ -49,6 +51,7 @@ class ModelShape:
     weight_bytes: float = 4.0
     kv_bytes: float = 4.0
     dtype: str = "float32"
+    feed_forward_size: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -57,6 +60,10 @@ class ModelShape:
         ):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise InputError(f"{getattr(self, name)} is not positive", field=name, remedy="Give a number above 0")
+        if self.feed_forward_size is not None and self.feed_forward_size < 1:
+            raise InputError(
+                f"{self.feed_forward_size} is not positive", field="feed_forward_size", remedy="Give None if unknown"
+            )
         if not self.windows or any(window is not None and window < 1 for window in self.windows):
             raise InputError(
                 f"{self.windows} does not give one window per layer",

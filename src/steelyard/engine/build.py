@@ -16,27 +16,31 @@ from steelyard.engine.completion import TextFactory
 from steelyard.engine.config import EngineConfig
 from steelyard.engine.engine import Engine
 from steelyard.engine.executor import Executor
-from steelyard.engine.model_runner import ModelRunner
+from steelyard.engine.model_runner import DecodeSteps, ModelRunner
 from steelyard.engine.probe import Prober
 from steelyard.engine.sampling import Sampler
-from steelyard.engine.step_kv import DecodeSteps, choose_step_kv, paged_step_kv
 from steelyard.engine.view import Observer
 from steelyard.hardware.this_machine import available_memory_bytes, release_freed_memory
 from steelyard.kernels.linear import prepare_linears
-from steelyard.kernels.triton_available import triton_usable
-from steelyard.memory.paged_kv import KVShape, PagedKVStore
+from steelyard.kernels.triton_available import triton_serves
+from steelyard.memory.kv_store import KVStore, make_kv_store, native_store_fits
+from steelyard.memory.paged_kv import KVShape
 from steelyard.models.catalogue import default_model
 from steelyard.models.config import MoeConfig
+from steelyard.models.contract import LanguageModel
+from steelyard.models.decoder import Decoder
+from steelyard.models.fused import FusedDecoder, why_not_fused
 from steelyard.models.load import LoadedModel, load_model
+from steelyard.models.quantised import WEIGHT_ONLY, Quantization, held_bytes, holds_blocks, settle_quantization
 from steelyard.models.resolve import ResolvedModel, open_weights, resolve_model
 from steelyard.models.text.chat import ChatTemplate
 from steelyard.models.text.detokenizer import IncrementalDetokenizer
 from steelyard.models.text.load import load_text
 from steelyard.models.text.tokenizer import Tokenizer
-from steelyard.models.weights.summary import summarise
 from steelyard.policies.schedule import make_schedule_policy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KV_CACHE_DTYPES = {**DTYPES, "int8": torch.int8}
 # Of the memory left after the weights, this share may become KV cache unless the user says otherwise.
 _KV_SHARE = 0.3
 MAX_SEATS = 1 << 16
@@ -51,10 +55,14 @@ class LLMOptions:
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``auto`` (float32 on CPUs, bfloat16 on GPUs), ``float32``, ``bfloat16`` or ``float16``.
+        quantization: what the weights of linear layers are held as: ``auto`` keeps a GGUF file's own blocks on a CPU
+            with the native kernels, unless a dtype was asked for; ``none`` for the dtype; ``stored``, ``w8a8`` or
+            ``w4a8`` on CPUs, ``int8`` or ``int4`` on CUDA (:class:`~steelyard.models.quantised.Quantization`).
         max_model_len: tokens of prompt and output together; ``None`` for the model's context, or what memory allows.
         max_num_seqs: sequences running at once.
         max_num_batched_tokens: tokens computed in one step.
         kv_cache_memory_bytes: size of the KV cache.
+        kv_cache_dtype: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``int8`` (:func:`resolve_kv_cache_dtype`).
         block_size: tokens per KV block.
         enable_prefix_caching: share the KV of equal prefixes.
         schedule_policy: a name from :data:`steelyard.policies.schedule.SCHEDULE_POLICIES`.
@@ -67,10 +75,12 @@ class LLMOptions:
 
     device: str = "auto"
     dtype: str = "auto"
+    quantization: str = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int | None = None
     kv_cache_memory_bytes: int | None = None
+    kv_cache_dtype: str = "auto"
     block_size: int = 16
     enable_prefix_caching: bool = True
     schedule_policy: str = "fcfs"
@@ -140,19 +150,18 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     policy = make_schedule_policy(options.schedule_policy)
     del policy  # made only to find a wrong name before minutes of loading
     resolved = resolve_model(model if model is not None else default_model())
-    check_weights_fit(resolved, device, dtype)
-    loaded = load_model(resolved, device=device, dtype=dtype)
+    quantization = choose_quantization(resolved, options, device)
+    check_weights_fit(resolved, device, dtype, quantization)
+    loaded = load_model(resolved, device=device, dtype=dtype, quantization=quantization)
     text = load_text(resolved)
-    row_tile = prepare_linears(loaded.module)
-    if choose_step_kv(device) is not paged_step_kv:
-        import_module("steelyard.models.triton_layers").fuse_layers(loaded.module)
+    network, row_tile = prepare_model(loaded.module, quantization, device)
     release_freed_memory()
-    shape = kv_shape(loaded, options.block_size, dtype)
+    shape = kv_shape(loaded, options, dtype, device)
     config = engine_config(loaded, options, shape, device)
     eos = loaded.eos_token_ids | (text.tokenizer.eos_token_ids if text.tokenizer else frozenset())
-    store = PagedKVStore(shape, config.num_kv_blocks, device)
+    store = make_kv_store(shape, config.num_kv_blocks, device)
     decodes = decode_steps(loaded, store, config) if options.decode_graphs else None
-    runner = ModelRunner(loaded.module, store, Sampler(eos_token_ids=eos), row_tile, choose_step_kv(device), decodes)
+    runner = ModelRunner(network, store, Sampler(eos_token_ids=eos), row_tile, decodes)
     prober = Prober(
         runner,
         shape,
@@ -176,13 +185,28 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     )
 
 
-def decode_steps(loaded: LoadedModel, store: PagedKVStore, config: EngineConfig) -> DecodeSteps:
+def prepare_model(decoder: Decoder, quantization: Quantization, device: torch.device) -> tuple[LanguageModel, int]:
+    """Return the form of a loaded decoder that runs fastest on ``device``, and the row tile it needs.
+
+    Linear layers are quantised here where ``quantization`` is a weight-only form: those begin from loaded weights.
+    """
+    if quantization in WEIGHT_ONLY:
+        bits, group = WEIGHT_ONLY[quantization]
+        import_module("steelyard.kernels.triton.linear").quantise_linears(decoder, bits, group)
+    row_tile = prepare_linears(decoder)
+    if triton_serves(device):
+        import_module("steelyard.models.triton_layers").fuse_layers(decoder)
+        return decoder, row_tile
+    return (FusedDecoder(decoder), 1) if why_not_fused(decoder) is None else (decoder, row_tile)
+
+
+def decode_steps(loaded: LoadedModel, store: KVStore, config: EngineConfig) -> DecodeSteps:
     """Return recorded steps of decodes.
 
     Raises:
         ParamsError: if they cannot be recorded here.
     """
-    if store.device.type != "cuda" or not triton_usable(store.device):
+    if not triton_serves(store.device):
         problem = "steps are recorded on CUDA devices where Triton is installed only"
         raise ParamsError(problem, field="decode_graphs", remedy="Leave it out, or install steelyard[cuda]")
     if any(isinstance(layer.feed_forward, MoeConfig) for layer in loaded.config.layers):
@@ -193,18 +217,32 @@ def decode_steps(loaded: LoadedModel, store: PagedKVStore, config: EngineConfig)
     return cast(DecodeSteps, make(loaded.module, store, **sizes))
 
 
-def check_weights_fit(resolved: ResolvedModel, device: torch.device, dtype: torch.dtype) -> None:
-    """Raise :class:`MemoryBudgetError` if the weights alone, in ``dtype``, are more than the memory now available."""
+def choose_quantization(resolved: ResolvedModel, options: LLMOptions, device: torch.device) -> Quantization:
+    """Return what the weights will be held as; see :func:`steelyard.models.quantised.settle_quantization`."""
     with closing(open_weights(resolved)) as source:
-        needed = summarise(source).num_parameters * dtype.itemsize
+        blocks = holds_blocks(source)
+    return settle_quantization(options.quantization, device=device, dtype=options.dtype, stored_blocks=blocks)
+
+
+def check_weights_fit(
+    resolved: ResolvedModel, device: torch.device, dtype: torch.dtype, quantization: Quantization
+) -> None:
+    """Raise :class:`MemoryBudgetError` if the weights alone are more than the memory now available."""
+    with closing(open_weights(resolved)) as source:
+        needed = held_bytes(source, quantization, dtype)
     available = _available_bytes(device)
     if needed > available:
         raise MemoryBudgetError(
-            f"the weights need {format_bytes(needed)} in {str(dtype).removeprefix('torch.')}, "
+            f"the weights need {format_bytes(needed)} in {_held_as(quantization, dtype)}, "
             f"{format_bytes(available)} are available",
             field="model",
             remedy=f"See what would fit with `steelyard fit {resolved.name}`: a smaller dtype, or a smaller model",
         )
+
+
+def _held_as(quantization: Quantization, dtype: torch.dtype) -> str:
+    loaded_whole = quantization is Quantization.NONE or quantization in WEIGHT_ONLY
+    return str(dtype).removeprefix("torch.") if loaded_whole else quantization.value
 
 
 def resolve_device(name: str) -> torch.device:
@@ -243,17 +281,42 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
-def kv_shape(loaded: LoadedModel, block_size: int, dtype: torch.dtype) -> KVShape:
+def resolve_kv_cache_dtype(name: str, dtype: torch.dtype, *, native: bool) -> torch.dtype:
+    """Return the KV cache's dtype for a user's word.
+
+    ``auto`` is the model's dtype on the PyTorch path; the native kernels compute in float32 whatever they store, and
+    store float32 models' keys and values in float16.
+
+    Args:
+        name: the word.
+        dtype: of the model.
+        native: whether the cache is in the native kernels' layout; only that knows other dtypes than the model's.
+    """
+    if name == "auto":
+        return torch.float16 if native and dtype is torch.float32 else dtype
+    if name not in KV_CACHE_DTYPES:
+        remedy = f"Use auto, {', '.join(KV_CACHE_DTYPES)}"
+        raise ParamsError(f"{name!r} is no dtype of a KV cache", field="kv_cache_dtype", remedy=remedy)
+    chosen = KV_CACHE_DTYPES[name]
+    if chosen is not dtype and not native:
+        problem = f"{name} needs the native kernels, on a CPU, with block_size and head_dim multiples of 16"
+        raise ParamsError(problem, field="kv_cache_dtype", remedy="Use auto")
+    return chosen
+
+
+def kv_shape(loaded: LoadedModel, options: LLMOptions, dtype: torch.dtype, device: torch.device) -> KVShape:
     """Return the shape of the model's KV cache."""
+    block_size = options.block_size
     if not 1 <= block_size <= 1024:
         raise ParamsError(f"{block_size} is not from 1 to 1024", field="block_size", remedy="Use 16")
     attention = loaded.config.layers[0].attention
+    native = native_store_fits(device, attention.num_kv_heads, attention.head_dim, block_size)
     return KVShape(
         num_layers=len(loaded.config.layers),
         num_kv_heads=attention.num_kv_heads,
         head_dim=attention.head_dim,
         block_size=block_size,
-        dtype=dtype,
+        dtype=resolve_kv_cache_dtype(options.kv_cache_dtype, dtype, native=native),
     )
 
 

@@ -26,8 +26,7 @@ from steelyard.core.batch import SequenceWork
 from steelyard.core.units import ceil_div
 from steelyard.kernels.triton.kv_write import NO_SLOT
 from steelyard.kernels.triton.paged_attention import SEGMENT, TILE_FIELDS, num_segments
-from steelyard.memory.paged_kv import PagedKVStore
-from steelyard.memory.triton_kv import TileSet, TritonPlan, TritonStepKV
+from steelyard.memory.triton_kv import TileSet, TritonKVStore, TritonPlan, TritonStepKV
 from steelyard.models.contract import LanguageModel
 
 Step = Callable[[], Tensor]
@@ -38,7 +37,7 @@ _SEGMENT_GROWTH = 4
 
 
 class DecodeGraphs:
-    """Computes steps of decodes; a :class:`~steelyard.engine.step_kv.DecodeSteps`.
+    """Computes steps of decodes; a :class:`~steelyard.engine.model_runner.DecodeSteps`.
 
     Args:
         model: packed-token language model on ``store.device``.
@@ -51,7 +50,7 @@ class DecodeGraphs:
     def __init__(
         self,
         model: LanguageModel,
-        store: PagedKVStore,
+        store: TritonKVStore,
         *,
         max_batch: int,
         max_model_len: int,

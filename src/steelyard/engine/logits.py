@@ -10,6 +10,7 @@ Left out: filters and the draw (:mod:`steelyard.engine.sampling`), log-probabili
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from steelyard.core.errors import ParamsError, ResourceError
 from steelyard.core.params import SamplingParams
 from steelyard.core.sequence import Sequence as TokenSequence
+from steelyard.kernels.argmax import argmax_rows
 
 CHUNK_LOGITS = 1 << 20  # logits worked on at once in float64: a workspace of a few times 8 MiB, which caches still like
 _TOTAL_BITS = 62
@@ -127,9 +129,7 @@ def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
 
     A row with a NaN has NaN as its largest, so that the one value tells whether the row can be used.
     """
-    # torch.argmax promises the first of equal maxima; the maximum is gathered so that both speak of one element.
-    tokens = logits.argmax(dim=-1)
-    return logits.gather(-1, tokens[:, None])[:, 0], tokens
+    return argmax_rows(logits)
 
 
 def check_model_output(peaks: Tensor, names: Sequence[str]) -> None:
@@ -138,9 +138,9 @@ def check_model_output(peaks: Tensor, names: Sequence[str]) -> None:
     Raises:
         ResourceError: if one is NaN or infinite, or a row is all −∞.
     """
-    if bool(torch.isfinite(peaks).all()):
+    bad = [name for name, peak in zip(names, peaks.tolist(), strict=True) if not isfinite(peak)]
+    if not bad:
         return
-    bad = [name for name, usable in zip(names, torch.isfinite(peaks).tolist(), strict=True) if not usable]
     raise ResourceError(
         f"the model returned NaN or infinite logits for {', '.join(dict.fromkeys(bad))}; most often float16 overflowed",
         field="logits",
@@ -154,9 +154,9 @@ def check_choice_left(peaks: Tensor, names: Sequence[str]) -> None:
     Raises:
         ParamsError: if a row's tokens are all banned.
     """
-    if bool(torch.isfinite(peaks).all()):
+    bad = [name for name, peak in zip(names, peaks.tolist(), strict=True) if not isfinite(peak)]
+    if not bad:
         return
-    bad = [name for name, usable in zip(names, torch.isfinite(peaks).tolist(), strict=True) if not usable]
     raise ParamsError(
         f"every token is forbidden for {', '.join(dict.fromkeys(bad))}",
         field="min_tokens",

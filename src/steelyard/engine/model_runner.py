@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,11 +13,22 @@ from steelyard.core.request import SampledToken
 from steelyard.core.units import round_up
 from steelyard.engine.logprobs import prompt_logprobs
 from steelyard.engine.sampling import Sampler
-from steelyard.engine.step_kv import DecodeSteps, StepKVFactory, paged_step_kv
-from steelyard.memory.paged_kv import PagedKVStore
+from steelyard.memory.kv_store import KVStore
 from steelyard.models.contract import LanguageModel
 
 _LOGITS_ROWS = 256
+
+
+class DecodeSteps(Protocol):
+    """Computes steps in which every sequence computes one token, faster than kernel by kernel from Python."""
+
+    def takes(self, works: Sequence[SequenceWork]) -> bool:
+        """Return whether it can compute this step."""
+        ...
+
+    def hidden(self, works: Sequence[SequenceWork]) -> Tensor:
+        """Return ``[sequences, hidden_size]``, valid until the next call."""
+        ...
 
 
 class ModelRunner:
@@ -27,21 +39,19 @@ class ModelRunner:
         store: where keys and values live.
         sampler: picks tokens from logits.
         row_tile: packed tokens are padded to a multiple of this, so that rows keep their bits (kernels.linear).
-        make_kv: makes the attention of each step.
         decodes: computes steps of decodes over ``store`` in a way of its own; ``None`` for as all others.
     """
 
     def __init__(
         self,
         model: LanguageModel,
-        store: PagedKVStore,
+        store: KVStore,
         sampler: Sampler,
         row_tile: int = 1,
-        make_kv: StepKVFactory = paged_step_kv,
         decodes: DecodeSteps | None = None,
     ) -> None:
         self._model, self._store, self._sampler, self._row_tile = model, store, sampler, row_tile
-        self._make_kv, self._decodes = make_kv, decodes
+        self._decodes = decodes
 
     @property
     def block_size(self) -> int:
@@ -55,7 +65,7 @@ class ModelRunner:
         return StepOutput(self._sample(batch.works, hidden), self._prompt_logprobs(batch.works, hidden))
 
     @torch.inference_mode()
-    def hidden(self, sequence_work: Sequence[SequenceWork], store: PagedKVStore) -> Tensor:
+    def hidden(self, sequence_work: Sequence[SequenceWork], store: KVStore) -> Tensor:
         """Return ``[tokens, hidden_size]`` for works over another store (scoring and embedding use a private one)."""
         return self._hidden(sequence_work, store)
 
@@ -64,7 +74,7 @@ class ModelRunner:
         """Return ``[rows, vocab_size]`` float32 logits of ``hidden`` ``[rows, hidden_size]``."""
         return self._model.logits(hidden)
 
-    def _hidden(self, works: Sequence[SequenceWork], store: PagedKVStore) -> Tensor:
+    def _hidden(self, works: Sequence[SequenceWork], store: KVStore) -> Tensor:
         if store is self._store and self._decodes is not None and self._decodes.takes(works):
             return self._decodes.hidden(works)
         num_tokens = sum(work.num_tokens for work in works)
@@ -74,7 +84,7 @@ class ModelRunner:
         hidden = self._model(
             torch.tensor(tokens + [0] * padding, device=store.device),
             torch.tensor(positions + [0] * padding, device=store.device),
-            self._make_kv(works, store),
+            store.step(works),
         )
         return hidden[:num_tokens]
 

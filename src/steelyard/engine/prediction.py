@@ -29,7 +29,7 @@ from steelyard.cost.roofline import (
 from steelyard.engine.executor import StepCost
 from steelyard.engine.model_runner import ModelRunner
 from steelyard.hardware.device import Device, PeakRate
-from steelyard.models.config import MlpConfig, ModelConfig
+from steelyard.models.config import LayerConfig, MlpConfig, ModelConfig
 
 _DECODE_CONTEXT = 64
 _PREFILL_TOKENS = 256
@@ -50,6 +50,7 @@ def model_shape(config: ModelConfig, dtype: torch.dtype) -> ModelShape:
         weight_bytes=dtype.itemsize,
         kv_bytes=dtype.itemsize,
         dtype=str(dtype).removeprefix("torch."),
+        feed_forward_size=_feed_forward_size(config.layers[0]),
     )
 
 
@@ -83,6 +84,14 @@ def _active_params(config: ModelConfig, index: int) -> int:
         return projections + config.hidden_size * network.size * (3 if network.gated else 2)
     sizes = network.top_k * network.size + (network.shared_size or 0)
     return projections + config.hidden_size * (3 * sizes + network.num_experts)
+
+
+def _feed_forward_size(layer: LayerConfig) -> int:
+    """Return the inner size of the networks that a token passes in one layer."""
+    network = layer.feed_forward
+    if isinstance(network, MlpConfig):
+        return network.size
+    return network.top_k * network.size + (network.shared_size or 0)
 
 
 def calibrated_device(runner: ModelRunner, config: ModelConfig, dtype: torch.dtype, device: Device) -> Device:

@@ -18,7 +18,8 @@ from steelyard.core.sequence import Sequence
 from steelyard.core.units import ceil_div
 from steelyard.engine.admission import check_prompt
 from steelyard.engine.model_runner import ModelRunner
-from steelyard.memory.paged_kv import KVShape, PagedKVStore
+from steelyard.memory.kv_store import make_kv_store
+from steelyard.memory.paged_kv import KVShape
 
 _LOGITS_ROWS = 256
 
@@ -95,7 +96,7 @@ class Prober:
         """Yield the final hidden states, ``[chunk, hidden_size]`` at a time."""
         check_prompt(token_ids, self._max_model_len + 1, self._vocab_size)
         num_blocks = ceil_div(len(token_ids), self._shape.block_size)
-        store = PagedKVStore(self._shape, num_blocks, self._device)
+        store = make_kv_store(self._shape, num_blocks, self._device)
         sequence = _sequence(token_ids)
         for start in range(0, len(token_ids), self._chunk_tokens):
             count = min(self._chunk_tokens, len(token_ids) - start)

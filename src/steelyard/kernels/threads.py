@@ -1,8 +1,11 @@
 """The threads that native kernels run on: one pool per number of threads, made when first asked for.
 
-The pool's threads spin for a fraction of a millisecond after each job and then sleep
-(``csrc/parallel/thread_pool.hpp``). PyTorch keeps threads of its own; as both belong to the same caller, they do not
-work at the same time.
+The pool's threads look for work for half a millisecond after each job, yielding their cores, and then sleep
+(``csrc/parallel/thread_pool.hpp``). A forked child may use its parent's pool: it starts threads of its own.
+
+PyTorch keeps threads of its own. As both belong to the same caller they do not work at the same time, but PyTorch's
+OpenMP threads go on spinning for milliseconds after each of their operations unless ``OMP_WAIT_POLICY=passive`` was set
+before PyTorch was loaded; they then share cores with the pool's (``benchmarks/bench_threads.py`` measures it).
 """
 
 from __future__ import annotations

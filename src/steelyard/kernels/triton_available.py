@@ -22,6 +22,11 @@ def triton_interpreted() -> bool:
     return triton_installed() and bool(import_module("triton.knobs").runtime.interpret)
 
 
+def triton_serves(device: torch.device) -> bool:
+    """Return whether models on ``device`` are served by Triton kernels: on CUDA; the interpreter is for tests."""
+    return device.type == "cuda" and triton_usable(device)
+
+
 def triton_usable(device: torch.device) -> bool:
     """Return whether Triton kernels run on tensors of ``device``: on CUDA compiled, on the CPU only interpreted."""
     if device.type == "cuda":

@@ -8,14 +8,16 @@ as the engine, and a :class:`~steelyard.models.contract.KVAccess` per step.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from steelyard.core.batch import SequenceWork
 from steelyard.kernels.attention import AttentionSpec, padded_attention
-from steelyard.memory.step_plan import AttentionGroup, StepPlan
+from steelyard.memory.step_plan import AttentionGroup, StepPlan, plan_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class KVShape:
         num_kv_heads: key/value heads per layer.
         head_dim: size of a head.
         block_size: tokens per block.
-        dtype: element type.
+        dtype: element type; int8 has a float32 scale beside it, per token and head, for keys and for values.
     """
 
     num_layers: int
@@ -39,8 +41,9 @@ class KVShape:
     @property
     def block_bytes(self) -> int:
         """Bytes of one block over all layers, keys and values."""
-        per_token = 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
-        return per_token * self.block_size
+        scale_bytes = torch.float32.itemsize if self.dtype is torch.int8 else 0
+        per_head = self.head_dim * self.dtype.itemsize + scale_bytes
+        return 2 * self.num_layers * self.num_kv_heads * per_head * self.block_size
 
 
 class PagedKVStore:
@@ -60,6 +63,10 @@ class PagedKVStore:
         """Return a layer's keys and values themselves, ``[slots, num_kv_heads · head_dim]``, padding block last."""
         width = self.shape.num_kv_heads * self.shape.head_dim
         return self._keys[layer].view(-1, width), self._values[layer].view(-1, width)
+
+    def step(self, works: Sequence[SequenceWork]) -> PagedStepKV:
+        """Return the access of one step whose tokens are those of ``works``, packed in the order given."""
+        return PagedStepKV(self, plan_step(works, self.shape.block_size, self.padding_block, self.device))
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store ``k`` and ``v`` ``[tokens, num_kv_heads, head_dim]`` of one layer at ``slots`` ``[tokens]``."""

@@ -1,4 +1,6 @@
-"""A step's attention over the paged KV store by Triton kernels: the CUDA sibling of :class:`.paged_kv.PagedStepKV`.
+"""The paged KV cache that Triton kernels attend to where it lies, and a step's access to it: for CUDA.
+
+The tensors are those of :class:`~steelyard.memory.paged_kv.PagedKVStore`, held by composition; only the step differs.
 
 Sequences that compute one token go through the split form of :mod:`steelyard.kernels.triton.paged_attention`, all
 others through the whole form, with block tables read by the kernels, so no key is gathered or copied and no mask is
@@ -29,7 +31,7 @@ from steelyard.kernels.triton.paged_attention import (
     num_segments,
     queries_per_tile,
 )
-from steelyard.memory.paged_kv import PagedKVStore
+from steelyard.memory.paged_kv import KVShape, PagedKVStore
 
 TileRow = tuple[int, int, int, int]
 Rotation = tuple[Tensor, Tensor]
@@ -65,14 +67,37 @@ class TritonPlan:
     tile_set: Callable[[int], TileSet]
 
 
+class TritonKVStore:
+    """Keys and values of ``num_blocks`` blocks in every layer; a :class:`~steelyard.memory.kv_store.KVStore`.
+
+    Steps share nothing, so several may be alive at once.
+    """
+
+    def __init__(self, shape: KVShape, num_blocks: int, device: torch.device) -> None:
+        self._cache = PagedKVStore(shape, num_blocks, device)
+        self.shape, self.num_blocks, self.device = shape, num_blocks, device
+
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values themselves, ``[slots, num_kv_heads · head_dim]``, padding block last."""
+        return self._cache.layer(layer)
+
+    def read(self, layer: int, blocks: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
+        """Return copies of a layer's keys and values; see :meth:`PagedKVStore.read`."""
+        return self._cache.read(layer, blocks, num_keys)
+
+    def step(self, works: Sequence[SequenceWork]) -> TritonStepKV:
+        """Return the access of one step whose tokens are those of ``works``, packed in the order given."""
+        return TritonStepKV(self, plan_tiles(works, self.shape.block_size, self.device))
+
+
 class TritonStepKV:
-    """A :class:`~steelyard.models.contract.KVAccess` for one step over a :class:`PagedKVStore`.
+    """A :class:`~steelyard.models.contract.KVAccess` for one step over a :class:`TritonKVStore`.
 
     Rows of ``q``, ``k`` and ``v`` past the plan's tokens are padding: they are neither stored nor attended, and their
     output is zero.
     """
 
-    def __init__(self, store: PagedKVStore, plan: TritonPlan) -> None:
+    def __init__(self, store: TritonKVStore, plan: TritonPlan) -> None:
         self._store, self._plan = store, plan
 
     def attend(self, spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -100,11 +125,6 @@ class TritonStepKV:
         attend_whole(spec, q, context, tiles.many, out)
         attend_split(spec, q, context, tiles.single, out, tiles.max_segments)
         return out
-
-
-def triton_step_kv(works: Sequence[SequenceWork], store: PagedKVStore) -> TritonStepKV:
-    """Return the attention of one step whose ``works`` are packed in the order given."""
-    return TritonStepKV(store, plan_tiles(works, store.shape.block_size, store.device))
 
 
 def plan_tiles(works: Sequence[SequenceWork], block_size: int, device: torch.device) -> TritonPlan:

@@ -7,11 +7,13 @@ queries, keys and values to a :class:`KVAccess`, which stores and attends in wha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from steelyard.kernels.attention import AttentionSpec as AttentionSpec
+from steelyard.kernels.paged_attention import AttentionPlan
 
 
 class KVAccess(Protocol):
@@ -44,6 +46,20 @@ class RotatingKV(KVAccess, Protocol):
         Args (besides those of :meth:`attend`):
             rotation: cos and signed sin, each ``[tokens, 1, dim]`` for the first ``dim`` elements of each head.
         """
+        ...
+
+
+@runtime_checkable
+class PagedKVAccess(KVAccess, Protocol):
+    """A :class:`KVAccess` whose cache native code can reach by itself."""
+
+    @property
+    def layer_addresses(self) -> Sequence[int]:
+        """Address of each layer's blocks."""
+        ...
+
+    def plan(self, num_heads: int) -> AttentionPlan:
+        """Return the step's plan for layers with so many query heads."""
         ...
 
 

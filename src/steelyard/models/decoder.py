@@ -28,22 +28,22 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = make_embedding(config.vocab_size, config.hidden_size)
+        self.embed: nn.Module = make_embedding(config.vocab_size, config.hidden_size)
         self.positions: nn.Embedding | None = None
         if config.learned_positions:
             self.positions = make_embedding(config.max_position_embeddings, config.hidden_size)
         self.layers = nn.ModuleList(make_layer(config, index) for index in range(config.num_layers))
         self.norm = make_norm(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.lm_head: nn.Module = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         if config.tied_embeddings:
             self.lm_head.weight = self.embed.weight
         ropes = dict.fromkeys(layer.attention.rope for layer in config.layers)
-        self._tables = [RotaryTable(rope) for rope in ropes if rope is not None]
+        self.rotary_tables = [RotaryTable(rope) for rope in ropes if rope is not None]
 
     def forward(self, token_ids: Tensor, positions: Tensor, kv: KVAccess) -> Tensor:
         """See :class:`steelyard.models.contract.LanguageModel`."""
         x = self._embedded(token_ids, positions)
-        rotations: Rotations = {table.config: table.lookup(positions, x.dtype) for table in self._tables}
+        rotations: Rotations = {table.config: table.lookup(positions, x.dtype) for table in self.rotary_tables}
         for layer in self.layers:
             x = layer(x, rotations, kv)
         normed: Tensor = self.norm(x)

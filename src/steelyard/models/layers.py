@@ -111,7 +111,7 @@ class GatedMlp(nn.Module):
         super().__init__()
         self.gate_up = nn.Linear(hidden_size, 2 * size, bias=bias)
         self.down = nn.Linear(size, hidden_size, bias=bias)
-        self.activate = ACTIVATIONS[activation]
+        self.activation, self.activate = activation, ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[tokens, hidden_size]`` of ``x`` ``[tokens, hidden_size]``."""

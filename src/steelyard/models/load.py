@@ -1,7 +1,8 @@
 """From a resolved model to a decoder in memory: :func:`load_model`.
 
 The decoder is built on the meta device, every tensor's presence and shape is checked against its description, and only
-then are tensors read, one parameter at a time. Not here: quantised weights kept as they are, several devices.
+then are tensors read, one parameter at a time; weights that stay quantised are repacked from the file's blocks
+(:mod:`steelyard.models.quantised`). Not here: several devices.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import nn
 from steelyard.core.errors import ModelError
 from steelyard.core.params import SamplingParams
 from steelyard.core.units import MIB
+from steelyard.kernels.packed_matrix import HugePageArena
 from steelyard.models.config import ModelConfig
 from steelyard.models.decoder import Decoder
 from steelyard.models.families import family_of_config, gguf_form
@@ -25,6 +27,7 @@ from steelyard.models.family import WeightMap
 from steelyard.models.generation import GenerationDefaults, generation_defaults
 from steelyard.models.keys import Keys
 from steelyard.models.parameters import ParameterSource, find_extras, plan_parameters
+from steelyard.models.quantised import QuantisedEmbedding, QuantisedLinear, Quantization, quantise_parameter
 from steelyard.models.resolve import CONFIG_FILE, ModelKind, ResolvedModel, open_weights
 from steelyard.models.weights.gguf import GGUFFile
 from steelyard.models.weights.source import WeightSource
@@ -46,7 +49,7 @@ class LoadedModel:
     Attributes:
         module: on the device asked for, evaluation mode, no gradients.
         generation: what the model's files recommend for sampling.
-        weight_bytes: memory that the parameters take.
+        weight_bytes: memory that the weights take as loaded.
     """
 
     name: str
@@ -92,6 +95,7 @@ def load_model(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    quantization: Quantization = Quantization.NONE,
     on_progress: Progress | None = None,
 ) -> LoadedModel:
     """Load a model's weights.
@@ -99,7 +103,8 @@ def load_model(
     Args:
         resolved: where it is.
         device: where the parameters go.
-        dtype: of all parameters: float32, bfloat16 or float16.
+        dtype: of all parameters that are not quantised: float32, bfloat16 or float16.
+        quantization: what the weights of linear layers and embeddings are held as.
         on_progress: see :data:`Progress`.
 
     Raises:
@@ -109,7 +114,9 @@ def load_model(
     source = open_weights(resolved)
     try:
         described = _describe(resolved, source)
-        module = _build_decoder(described, source, device=device, dtype=dtype, on_progress=on_progress)
+        module = _build_decoder(
+            described, source, device=device, dtype=dtype, quantization=quantization, on_progress=on_progress
+        )
     finally:
         source.close()
     return LoadedModel(
@@ -118,7 +125,7 @@ def load_model(
         config=described.config,
         module=module,
         generation=described.generation,
-        weight_bytes=sum(parameter.nbytes for parameter in module.parameters()),
+        weight_bytes=weight_bytes(module),
     )
 
 
@@ -128,6 +135,7 @@ def _build_decoder(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    quantization: Quantization,
     on_progress: Progress | None,
 ) -> Decoder:
     """Check everything, then read everything."""
@@ -140,14 +148,29 @@ def _build_decoder(
     extras = find_extras(plan, source, config, described.ignored)
     if extras:
         logger.warning("%d tensors of the file are not used, such as %s", len(extras), ", ".join(extras[:3]))
+    allocate = HugePageArena()
     for num_done, parameter in enumerate(plan, start=1):
-        value = parameter_source.read(parameter, dtype).to(device)
-        set_parameter(module, parameter.name, value)
+        if not quantise_parameter(module, parameter, parameter_source, quantization, allocate):
+            set_parameter(module, parameter.name, parameter_source.read(parameter, dtype).to(device))
         if on_progress is not None:
             on_progress(num_done, len(plan))
     if config.tied_embeddings:
-        module.lm_head.weight = module.embed.weight
+        tie_embeddings(module)
     return module.eval()
+
+
+def tie_embeddings(module: Decoder) -> None:
+    """Let the output projection use the embedding matrix."""
+    if isinstance(module.embed, QuantisedEmbedding):
+        module.lm_head = QuantisedLinear(module.embed.packed)
+    else:
+        module.lm_head.weight = module.embed.weight
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Return the memory that parameters and packed weights take, what is shared counted once."""
+    packed = {id(m.packed): m.packed for m in module.modules() if isinstance(m, QuantisedLinear | QuantisedEmbedding)}
+    return sum(p.nbytes for p in module.parameters()) + sum(matrix.num_bytes for matrix in packed.values())
 
 
 def set_parameter(module: nn.Module, name: str, value: torch.Tensor) -> None:

@@ -10,13 +10,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from steelyard.core.errors import ModelError, WeightsError
+from steelyard.kernels.packed_matrix import PACKED_FROM
 from steelyard.models.config import ModelConfig, MoeConfig
 from steelyard.models.decoder import Decoder
 from steelyard.models.family import Recipe, RowOrder, WeightMap
+from steelyard.models.weights.gguf import GGUFFile
 from steelyard.models.weights.source import WeightSource
 
 _INDEX = re.compile(r"(layers|experts)\.(\d+)")
@@ -63,6 +67,21 @@ class Parameter:
     parts: tuple[Part, ...]
     expert: int
     head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """Quantised rows of a parameter as they lie in the file.
+
+    Attributes:
+        blocks: ``[rows, bytes per row]`` uint8.
+        format: the file's name for it.
+        rows: ``[rows]`` int64, which rows of the parameter they are.
+    """
+
+    blocks: npt.NDArray[np.uint8]
+    format: str
+    rows: Tensor
 
 
 class ParameterSource:
@@ -117,6 +136,24 @@ class ParameterSource:
         parts = [self._read_part(parameter, part, dtype) for part in parameter.parts]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         return whole.reshape(parameter.shape)
+
+    def blocks(self, parameter: Parameter) -> tuple[StoredRows, ...] | None:
+        """Return the parameter's rows in their stored blocks, or ``None`` if any of it is stored otherwise."""
+        source, recipe = self._source, parameter.recipe
+        if not isinstance(source, GGUFFile) or recipe.transposed or recipe.plus_one or len(parameter.shape) != 2:
+            return None
+        if any(source.format(part.source) not in PACKED_FROM for part in parameter.parts):
+            return None
+        found, first = [], 0
+        for part in parameter.parts:
+            stored = source.blocks(part.source)
+            num_rows = part.shape[-2]
+            if recipe.stacked:
+                stored = stored[parameter.expert * num_rows : (parameter.expert + 1) * num_rows]
+            order = reordered(torch.arange(num_rows), part.row_order, parameter.head_dim)
+            found.append(StoredRows(stored, source.format(part.source), first + order.argsort()))
+            first += num_rows
+        return tuple(found)
 
     def _read_part(self, parameter: Parameter, part: Part, dtype: torch.dtype) -> Tensor:
         recipe, expert = parameter.recipe, parameter.expert

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from steelyard.core.errors import InputError
-from steelyard.reproduce import s74
+from steelyard.reproduce import s01, s06, s23, s74
 from steelyard.reproduce.options import ReproduceOptions
 from steelyard.reproduce.report import Reproduction
 
 REPRODUCTIONS: dict[str, Callable[[ReproduceOptions], Reproduction]] = {
+    "S01": s01.reproduce,
+    "S06": s06.reproduce,
+    "S23": s23.reproduce,
     "S74": s74.reproduce,
 }
 

@@ -61,6 +61,26 @@ def test_is_a_weight_source(small):
     assert [source.format(name) for name in ("BF16", "Q4_1", "vector")] == ["BF16", "Q4_1", "Q8_0"]
 
 
+@pytest.mark.parametrize("kind", [KIND.F32, KIND.F16, KIND.BF16, KIND.Q8_0, KIND.Q4_1, KIND.Q5_0])
+def test_blocks_are_the_stored_bytes(small, kind):
+    file = GGUFFile(small)
+    found = file.blocks(kind.name)
+    expected = gguf.quants.quantize(NUMBERS, kind).view(np.uint8).reshape(6, -1)
+    assert (found.dtype, found.shape) == (np.uint8, expected.shape)
+    assert np.array_equal(found, expected)
+    file.close()
+    assert np.array_equal(found, expected)
+
+
+def test_blocks_view_the_map_and_fold_leading_dimensions(small):
+    file = GGUFFile(small)
+    assert np.shares_memory(file.blocks("Q8_0"), file.blocks("Q8_0"))
+    assert file.blocks("cube").shape == (6, 2 * 20)
+    assert file.blocks("vector").shape == (1, 2 * 34)
+    with pytest.raises(WeightsError, match="nothing"):
+        file.blocks("nothing")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", [KIND.F32, KIND.F16, KIND.BF16, KIND.Q8_0, KIND.Q4_1, KIND.Q5_0])
 def test_tensor_is_rounded_once(small, kind, dtype):

@@ -28,7 +28,14 @@ Isa isa_named(const std::string& name) {
 }  // namespace steelyard
 
 NB_MODULE(_native, m) {
+    // Thread pools live as long as the process, and whether Python drops them before it leaves depends on who holds them.
+    nanobind::set_leak_warnings(false);
     m.def("isas", &steelyard::available_isa_names, "Instruction sets of this CPU that kernels exist for, widest last.");
+    steelyard::bind_argmax(m);
+    steelyard::bind_attention(m);
     steelyard::bind_parallel(m);
+    steelyard::bind_probe(m);
+    steelyard::bind_program(m);
+    steelyard::bind_qgemm(m);
     steelyard::bind_rms_norm(m);
 }

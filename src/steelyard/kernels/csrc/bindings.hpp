@@ -27,7 +27,12 @@ T* at(Address address) {
 // on would end the process with an illegal instruction.
 Isa isa_named(const std::string& name);
 
+void bind_argmax(nanobind::module_& m);
+void bind_attention(nanobind::module_& m);
 void bind_parallel(nanobind::module_& m);
+void bind_probe(nanobind::module_& m);
+void bind_program(nanobind::module_& m);
+void bind_qgemm(nanobind::module_& m);
 void bind_rms_norm(nanobind::module_& m);
 
 }  // namespace steelyard

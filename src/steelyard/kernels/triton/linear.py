@@ -38,6 +38,7 @@ BITS = (4, 8)
 GROUPS = (32, 64, 128)
 INPUT_TILE = 128
 NUM_PARTS = 4
+KEEP = ("lm_head", "router", "shared_gate")
 _OUTPUT_TILE = 64
 _FEW_ROWS, _MANY_ROWS = 16, 64
 
@@ -296,7 +297,7 @@ class WeightOnlyLinear(nn.Module):
         return packed_linear(x, self.packed, self.bias)
 
 
-def quantise_linears(model: nn.Module, bits: int, group: int, keep: Collection[str] = ("lm_head",)) -> int:
+def quantise_linears(model: nn.Module, bits: int, group: int, keep: Collection[str] = KEEP) -> int:
     """Replace every ``nn.Linear`` under ``model`` by a :class:`WeightOnlyLinear`, in place.
 
     One layer at a time, letting go of its original weight, so that memory never holds both forms of the whole model.
@@ -305,8 +306,8 @@ def quantise_linears(model: nn.Module, bits: int, group: int, keep: Collection[s
         model: any module on a device that :func:`~steelyard.kernels.triton_available.triton_usable` names.
         bits: 4 or 8.
         group: inputs that share a scale.
-        keep: layers that stay as they are, by the last part of their name; the output projection suffers most and is
-            often the embedding.
+        keep: layers that stay as they are, by the last part of their name: by default the output projection, which suffers
+            most and is often the embedding, and what routes tokens to experts.
 
     Returns:
         How many were replaced.

@@ -96,6 +96,27 @@ class GGUFFile:
         row = math.prod(entry.shape[1:])
         return self._elements(entry, start * row, stop * row, dtype).view(stop - start, *entry.shape[1:])
 
+    def blocks(self, name: str) -> Bytes:
+        """Return the stored bytes of a tensor, for kernels that compute with the blocks themselves.
+
+        Returns:
+            A view of the map, uint8 ``[rows, row_bytes]``; all dimensions but the last count as rows, and a row is a
+            whole number of blocks of :meth:`format`. It keeps the map alive and is not to be written.
+
+        Raises:
+            WeightsError: if there is no such tensor, its format is not known, or a row ends within a block.
+        """
+        entry = self._entry(name)
+        if entry.block is None or entry.shape[-1] % entry.block.num_elements:
+            raise WeightsError(
+                f"its rows of {self.format(name)} are no whole blocks",
+                field=f"{self._file}[{printable(name)}]",
+                remedy="Read it as numbers",
+            )
+        row_bytes = entry.shape[-1] // entry.block.num_elements * entry.block.num_bytes
+        num_rows = math.prod(entry.shape[:-1])
+        return self._bytes(entry.offset, num_rows * row_bytes).reshape(num_rows, row_bytes)
+
     def close(self) -> None:
         """See :meth:`WeightSource.close`."""
         self._map = None  # tensors that share the map keep it alive, so it is not closed by force

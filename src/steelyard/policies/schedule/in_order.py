@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from steelyard.core.units import ceil_div
 from steelyard.policies.schedule.types import Grant, Schedule, SchedulerView, SequenceView
@@ -52,8 +52,7 @@ def schedule_in_order(view: SchedulerView, rank: Rank, displaces: Displaces | No
     return Schedule(tuple(ledger.preempted), tuple(ledger.grants))
 
 
-@dataclass(frozen=True, slots=True)
-class _Demand:
+class _Demand(NamedTuple):
     """A running sequence and what it asks of the step.
 
     Attributes:
@@ -81,7 +80,7 @@ class _Demand:
 def _demand(view: SchedulerView, sequence: SequenceView) -> _Demand:
     num_tokens = sequence.num_tokens - sequence.num_computed_tokens
     num_fitting = view.num_held_blocks(sequence.id) * view.limits.block_size - sequence.num_computed_tokens
-    num_missing = max(0, ceil_div(num_tokens - num_fitting, view.limits.block_size))
+    num_missing = 0 if num_tokens <= num_fitting else ceil_div(num_tokens - num_fitting, view.limits.block_size)
     return _Demand(sequence, num_tokens, num_fitting, num_missing)
 
 

@@ -1,0 +1,1 @@
+"""Steelyard beside other engines: what ``benchmarks/peers.py`` is made of."""

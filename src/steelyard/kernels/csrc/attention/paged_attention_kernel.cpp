@@ -1,0 +1,414 @@
+// Items of an attention plan, compiled once per instruction set (isa.hpp).
+//
+// Two levels of tiles: an item's query rows against a block of 64 keys, unpacked to float32 once if many rows will read
+// it; within, a few rows at a time whose scores, weights and outputs stay in registers and first-level cache. A query and
+// each head of its group are rows side by side, so a group's heads share every load of a key. Scores are kept in powers of two
+// (log₂ e is folded into the queries). Blocks that no row may see are never touched; a mask is made, from positions
+// alone, only where a block crosses the diagonal or the window's border.
+
+#include <math.h>
+
+#include <atomic>
+#include <type_traits>
+
+#include "../simd/exponential.hpp"
+#include "attention_tiles.hpp"
+#include "paged_attention.hpp"
+
+namespace steelyard::STEELYARD_ISA {
+namespace {
+
+constexpr float log2_e = 1.44269504f;
+constexpr float minus_infinity = -INFINITY;
+// So few rows read the cache's own elements; unpacking them first would cost more than converting them twice.
+constexpr std::size_t max_direct_rows = 2 * max_rows;
+
+// The softmax of some rows over some keys so far: out / sum is the attention over them.
+struct Softmax {
+    float* largest;  // [rows]
+    float* sum;      // [rows, 16] while keys are added; [rows] in the total
+    float* out;      // [rows, head_dim]
+};
+
+// How a bfloat16 cache is computed with here, and whether an element type is converted before it is.
+#if defined(__AVX512BF16__)
+using NativeBFloat16 = BFloat16Pairs;
+#else
+using NativeBFloat16 = BFloat16;
+#endif
+template <class Element>
+constexpr bool converts = !std::is_same_v<Element, Float32>;
+#if defined(__AVX512BF16__)
+template <>
+constexpr bool converts<BFloat16Pairs> = false;
+#endif
+
+// A worker's memory for one item.
+struct Scratch {
+    float* q;        // [rows, head_dim], scaled; bfloat16 in its first half where pairs are multiplied
+    Softmax segment;
+    Softmax whole;
+    float* keys;     // an unpacked block
+    float* values;
+};
+
+// One kv head's share of an item.
+struct Tile {
+    const PagedAttentionArgs* args;
+    const AttentionPlanView* plan;
+    const AttentionItem* item;
+    const std::byte* head;  // the kv head's part of block 0
+    std::size_t kv_head;
+    std::size_t group;  // query heads of the kv head
+    std::size_t num_rows;
+    std::size_t head_dim;
+    Scratch scratch;
+
+    // Position of a row's query.
+    std::int64_t position(std::size_t row) const {
+        return static_cast<std::int64_t>(item->position) + static_cast<std::int64_t>(row / group);
+    }
+    // The first key that a query there may see.
+    std::int64_t first_key(std::int64_t query) const {
+        const std::int64_t window = static_cast<std::int64_t>(args->window);
+        return window > 0 && query >= window ? query - window + 1 : 0;
+    }
+};
+
+float power_of_two_of(float x) {
+    float lane[num_lanes];
+    store(lane, power_of_two(splat(x)));
+    return lane[0];
+}
+
+Scratch carve(float* memory, std::size_t rows, std::size_t head_dim) {
+    const auto take = [&memory](std::size_t size) {
+        float* const taken = memory;
+        memory += (size + 15) / 16 * 16;
+        return taken;
+    };
+    Scratch scratch;
+    memory = reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(memory) + 63) / 64 * 64);
+    scratch.q = take(rows * head_dim);
+    scratch.segment = {take(rows), take(rows * num_lanes), take(rows * head_dim)};
+    scratch.whole = {take(rows), take(rows), take(rows * head_dim)};
+    scratch.keys = take(block_keys * head_dim);
+    scratch.values = take(block_keys * head_dim);
+    return scratch;
+}
+
+void load_queries(const Tile& tile) {
+    const PagedAttentionArgs& args = *tile.args;
+    const float factor = args.softcap > 0.0f ? args.scale / args.softcap : args.scale * log2_e;
+    for (std::size_t query = 0; query < tile.item->num_queries; ++query) {
+        const float* from = args.q + (tile.item->row + query) * args.q_stride + tile.kv_head * tile.group * tile.head_dim;
+        float* to = tile.scratch.q + query * tile.group * tile.head_dim;
+        for (std::size_t i = 0; i < tile.group * tile.head_dim; ++i) to[i] = from[i] * factor;
+    }
+#if defined(__AVX512BF16__)
+    if (args.layout.type != KVType::bfloat16) return;
+    auto* const pairs = reinterpret_cast<std::uint16_t*>(tile.scratch.q);  // behind what is still to be read
+    for (std::size_t i = 0; i < tile.num_rows * tile.head_dim; i += num_lanes) {
+        store_bfloat16(pairs + i, load(tile.scratch.q + i));
+    }
+#endif
+}
+
+// Keys in the block at `position`, in groups; the last group may be filled in part.
+std::size_t num_groups_at(const Tile& tile, std::int64_t position) {
+    const std::int64_t left = static_cast<std::int64_t>(tile.item->context_len) - position;
+    return left < static_cast<std::int64_t>(block_keys) ? (static_cast<std::size_t>(left) + key_group - 1) / key_group
+                                                       : block_groups;
+}
+
+// Where a token's group begins: the kv head's part of its block, and the token's offset there.
+const std::byte* head_of(const Tile& tile, std::size_t token) {
+    const KVLayout& layout = tile.args->layout;
+    const std::int32_t number = tile.plan->blocks[tile.item->table_start + token / layout.block_size];
+    return tile.head + static_cast<std::size_t>(number) * layout.block_bytes;
+}
+
+// Addresses of the groups at `position`; those past the context are the last one's, so that all may be touched.
+void locate(const Tile& tile, std::int64_t position, const void** keys, const void** values) {
+    const KVLayout& layout = tile.args->layout;
+    const std::size_t num_groups = num_groups_at(tile, position);
+    for (std::size_t g = 0; g < block_groups; ++g) {
+        const std::size_t token = static_cast<std::size_t>(position) + (g < num_groups ? g : num_groups - 1) * key_group;
+        const std::byte* group = head_of(tile, token) + token % layout.block_size / key_group * layout.group_bytes;
+        keys[g] = group;
+        values[g] = group + layout.values_bytes;
+    }
+}
+
+void locate_scales(const Tile& tile, std::size_t num_groups, KeyBlock& block) {
+    const KVLayout& layout = tile.args->layout;
+    for (std::size_t g = 0; g < num_groups; ++g) {
+        const std::size_t token = static_cast<std::size_t>(block.position) + g * key_group;
+        const float* scales = reinterpret_cast<const float*>(head_of(tile, token) + layout.scales_bytes);
+        const bool scaled = layout.type == KVType::int8;
+        block.key_scales[g] = scaled ? scales + token % layout.block_size : nullptr;
+        block.value_scales[g] = scaled ? scales + layout.block_size + token % layout.block_size : nullptr;
+    }
+}
+
+// Turns a row's dot products into scores (powers of two), masked where the query may not look.
+STEELYARD_INLINE Lanes score(const Tile& tile, const KeyBlock& block, std::size_t g, Lanes product, std::int64_t query) {
+    if (block.key_scales[g] != nullptr) product = product * load(block.key_scales[g]);
+    if (tile.args->softcap > 0.0f) product = hyperbolic_tangent(product) * splat(tile.args->softcap * log2_e);
+    const std::int64_t start = block.position + static_cast<std::int64_t>(g * key_group);
+    const std::int64_t first = tile.first_key(query) - start, last = query - start;
+    if (first <= 0 && last >= static_cast<std::int64_t>(key_group) - 1) return product;
+    const int low = first > 0 ? (first < 16 ? static_cast<int>(first) : 16) : 0;
+    const int high = last < 16 ? (last > -1 ? static_cast<int>(last) : -1) : 16;
+    return keep_between(product, low, high, splat(minus_infinity));
+}
+
+// Replaces a row's scores of the groups from `begin` to `end` by weights, and returns the factor on what was summed before.
+STEELYARD_INLINE float weigh(const Tile& tile, const KeyBlock& block, std::size_t row, std::size_t begin, std::size_t end,
+                             float* scores_row) {
+    const Softmax& state = tile.scratch.segment;
+    const std::int64_t query = tile.position(row);
+    Lanes found[block_groups];
+    Lanes most = splat(state.largest[row]);
+    for (std::size_t g = begin; g < end; ++g) {
+        found[g] = score(tile, block, g, load(scores_row + g * key_group), query);
+        most = larger(most, found[g]);
+    }
+    const float top = largest(most);
+    const float reference = top == minus_infinity ? 0.0f : top;
+    Lanes sum = splat(0.0f);
+    for (std::size_t g = begin; g < end; ++g) {
+        Lanes weight = power_of_two(found[g] - splat(reference));
+        sum = sum + weight;
+        if (block.value_scales[g] != nullptr) weight = weight * load(block.value_scales[g]);
+        store(scores_row + g * key_group, weight);
+    }
+    const Lanes factor = power_of_two(splat(state.largest[row] - reference));
+    float* const sums = state.sum + row * num_lanes;
+    store(sums, multiply_add(load(sums), factor, sum));
+    state.largest[row] = top;
+    float factors[num_lanes];
+    store(factors, factor);
+    return factors[0];
+}
+
+// Adds a block to a few rows.
+template <class Element, bool ahead, int rows>
+void attend_rows(const Tile& tile, const KeyBlock& block, std::size_t row) {
+    const std::int64_t last = tile.position(row + rows - 1) - block.position;
+    const std::int64_t first = tile.first_key(tile.position(row)) - block.position;
+    if (last < 0 || first >= static_cast<std::int64_t>(block_keys)) return;
+    const std::size_t end = last + 1 < static_cast<std::int64_t>(block_keys) ? static_cast<std::size_t>(last) + 1 : block_keys;
+    const std::size_t begin = first > 0 ? static_cast<std::size_t>(first) : 0;
+    const std::size_t first_group = begin / key_group, end_group = (end + key_group - 1) / key_group;
+    alignas(64) float weights[static_cast<std::size_t>(rows) * block_keys];
+    float factors[rows];
+    float* const out = tile.scratch.segment.out + row * tile.head_dim;
+    const auto weigh_rows = [&] {
+        for (std::size_t r = 0; r < rows; ++r) {
+            factors[r] = weigh(tile, block, row + r, first_group, end_group, weights + r * block_keys);
+        }
+    };
+#if defined(__AVX512BF16__)
+    if constexpr (std::is_same_v<Element, BFloat16Pairs>) {
+        alignas(64) std::uint32_t pairs[static_cast<std::size_t>(rows) * block_keys / 2];
+        const auto* q = reinterpret_cast<const std::uint32_t*>(tile.scratch.q) + row * tile.head_dim / 2;
+        pair_scores<ahead, rows>(q, tile.head_dim, block, first_group, end_group, weights);
+        weigh_rows();
+        for (std::size_t r = 0; r < rows; ++r) {
+            for (std::size_t g = first_group; g < end_group; ++g) {
+                const std::size_t place = r * block_keys + g * key_group;
+                store_bfloat16(reinterpret_cast<std::uint16_t*>(pairs) + place, load(weights + place));
+            }
+        }
+        return pair_values<ahead, rows>(pairs, block, begin, end, factors, tile.head_dim, out);
+    } else
+#endif
+    {
+        const float* q = tile.scratch.q + row * tile.head_dim;
+        scores<Element, ahead, rows>(q, tile.head_dim, block, first_group, end_group, weights);
+        weigh_rows();
+        weighted_values<Element, ahead, rows>(weights, block, begin, end, factors, tile.head_dim, out);
+    }
+}
+
+template <class Element, bool ahead>
+void attend_block(const Tile& tile, const KeyBlock& block) {
+    std::size_t row = 0;
+    for (; row + max_rows <= tile.num_rows; row += max_rows) attend_rows<Element, ahead, max_rows>(tile, block, row);
+    const std::size_t left = tile.num_rows - row;
+    if constexpr (max_rows > 4) {
+        if (left == 5) return attend_rows<Element, ahead, 5>(tile, block, row);
+        if (left == 4) return attend_rows<Element, ahead, 4>(tile, block, row);
+    }
+    if constexpr (max_rows > 2) {
+        if (left == 3) return attend_rows<Element, ahead, 3>(tile, block, row);
+        if (left == 2) return attend_rows<Element, ahead, 2>(tile, block, row);
+    }
+    if (left == 1) attend_rows<Element, ahead, 1>(tile, block, row);
+}
+
+// As the elements lie in the cache for few rows; for many, those that need a conversion are converted once.
+template <class Element>
+void attend_stored(const Tile& tile, KeyBlock& block, std::size_t num_groups) {
+    if (tile.num_rows <= max_direct_rows) return attend_block<Element, true>(tile, block);
+    if constexpr (!converts<Element>) {
+        attend_block<Element, false>(tile, block);
+    } else {
+        unpack<Element>(block, num_groups, tile.head_dim, tile.scratch.keys, tile.scratch.values);
+        attend_block<Float32, false>(tile, block);
+    }
+}
+
+void attend_position(const Tile& tile, std::int64_t position) {
+    const std::size_t num_groups = num_groups_at(tile, position);
+    KeyBlock block;
+    block.position = position;
+    locate(tile, position, block.keys, block.values);
+    locate_scales(tile, num_groups, block);
+    const std::int64_t next = position + static_cast<std::int64_t>(block_keys);
+    locate(tile, next < static_cast<std::int64_t>(tile.item->context_len) ? next : position, block.next_keys, block.next_values);
+    switch (tile.args->layout.type) {
+        case KVType::float32: return attend_stored<Float32>(tile, block, num_groups);
+        case KVType::float16: return attend_stored<Float16>(tile, block, num_groups);
+        case KVType::bfloat16: return attend_stored<NativeBFloat16>(tile, block, num_groups);
+        case KVType::int8: return attend_stored<Int8>(tile, block, num_groups);
+    }
+}
+
+void clear(const Tile& tile, const Softmax& state, std::size_t sums_per_row) {
+    for (std::size_t row = 0; row < tile.num_rows; ++row) state.largest[row] = minus_infinity;
+    memset(state.sum, 0, tile.num_rows * sums_per_row * sizeof(float));
+    memset(state.out, 0, tile.num_rows * tile.head_dim * sizeof(float));
+}
+
+// Attends to a segment; returns whether any row sees any of it.
+bool attend_segment(const Tile& tile, std::size_t segment) {
+    const std::int64_t begin = static_cast<std::int64_t>(segment * segment_keys);
+    const std::int64_t context = static_cast<std::int64_t>(tile.item->context_len);
+    const std::int64_t limit = begin + static_cast<std::int64_t>(segment_keys);
+    const std::int64_t end = context < limit ? context : limit;
+    const std::int64_t first = tile.first_key(tile.position(0)) / static_cast<std::int64_t>(block_keys) *
+                               static_cast<std::int64_t>(block_keys);
+    if (first >= end) return false;
+    clear(tile, tile.scratch.segment, num_lanes);
+    for (std::int64_t position = first > begin ? first : begin; position < end;
+         position += static_cast<std::int64_t>(block_keys)) {
+        attend_position(tile, position);
+    }
+    return true;
+}
+
+// Adds one row's softmax over a segment to its softmax over all segments before.
+void merge(float* largest, float* sum, float* out, float segment_largest, float segment_sum, const float* segment_out,
+           std::size_t head_dim) {
+    if (segment_largest == minus_infinity) return;
+    if (*largest == minus_infinity) {
+        *largest = segment_largest;
+        *sum = segment_sum;
+        memcpy(out, segment_out, head_dim * sizeof(float));
+        return;
+    }
+    const float top = *largest > segment_largest ? *largest : segment_largest;
+    const float old_factor = power_of_two_of(*largest - top), new_factor = power_of_two_of(segment_largest - top);
+    for (std::size_t i = 0; i < head_dim; i += num_lanes) {
+        const Lanes added = load(segment_out + i) * splat(new_factor);
+        store(out + i, multiply_add(load(out + i), splat(old_factor), added));
+    }
+    *largest = top;
+    *sum = *sum * old_factor + segment_sum * new_factor;
+}
+
+void merge_segment(const Tile& tile) {
+    const Softmax &part = tile.scratch.segment, &whole = tile.scratch.whole;
+    for (std::size_t row = 0; row < tile.num_rows; ++row) {
+        merge(whole.largest + row, whole.sum + row, whole.out + row * tile.head_dim, part.largest[row],
+              total(load(part.sum + row * num_lanes)), part.out + row * tile.head_dim, tile.head_dim);
+    }
+}
+
+void write_results(const Tile& tile) {
+    const PagedAttentionArgs& args = *tile.args;
+    for (std::size_t row = 0; row < tile.num_rows; ++row) {
+        const std::size_t head = tile.kv_head * tile.group + row % tile.group;
+        float* to = args.out + (tile.item->row + row / tile.group) * args.out_stride + head * tile.head_dim;
+        const float* from = tile.scratch.whole.out + row * tile.head_dim;
+        const Lanes inverse = splat(1.0f / tile.scratch.whole.sum[row]);
+        // Adding zero makes −0, which depends on the keys skipped, the same as 0.
+        for (std::size_t i = 0; i < tile.head_dim; i += num_lanes) {
+            store(to + i, load(from + i) * inverse + splat(0.0f));
+        }
+    }
+}
+
+// The record of a row's partial result.
+float* partial(const Tile& tile, std::size_t segment, std::size_t row) {
+    const AttentionSplit& split = tile.plan->splits[tile.item->split];
+    const std::size_t record = (tile.kv_head * split.num_segments + segment) * tile.num_rows + row;
+    return tile.plan->partials + split.first_partial + record * partial_floats(tile.head_dim);
+}
+
+void store_partials(const Tile& tile, std::size_t segment, bool seen) {
+    const Softmax& part = tile.scratch.segment;
+    for (std::size_t row = 0; row < tile.num_rows; ++row) {
+        float* record = partial(tile, segment, row);
+        record[0] = seen ? part.largest[row] : minus_infinity;
+        if (!seen) continue;
+        record[1] = total(load(part.sum + row * num_lanes));
+        memcpy(record + 16, part.out + row * tile.head_dim, tile.head_dim * sizeof(float));
+    }
+}
+
+void merge_partials(const Tile& tile) {
+    const Softmax& whole = tile.scratch.whole;
+    for (std::size_t segment = 0; segment < tile.plan->splits[tile.item->split].num_segments; ++segment) {
+        for (std::size_t row = 0; row < tile.num_rows; ++row) {
+            const float* record = partial(tile, segment, row);
+            merge(whole.largest + row, whole.sum + row, whole.out + row * tile.head_dim, record[0], record[1],
+                  record + 16, tile.head_dim);
+        }
+    }
+}
+
+// One segment of a tile; whoever finishes its last segment merges them all.
+void attend_split(const Tile& tile) {
+    const std::size_t segment = tile.item->first_segment;
+    store_partials(tile, segment, attend_segment(tile, segment));
+    const std::size_t num_kv_heads = tile.plan->shape.num_kv_heads;
+    std::atomic<std::uint32_t>& pending = tile.plan->pending[tile.item->split * num_kv_heads + tile.kv_head];
+    if (pending.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    pending.store(tile.plan->splits[tile.item->split].num_segments, std::memory_order_relaxed);
+    clear(tile, tile.scratch.whole, 1);
+    merge_partials(tile);
+    write_results(tile);
+}
+
+void attend_whole(const Tile& tile) {
+    clear(tile, tile.scratch.whole, 1);
+    for (std::size_t segment = tile.item->first_segment; segment < tile.item->end_segment; ++segment) {
+        if (attend_segment(tile, segment)) merge_segment(tile);
+    }
+    write_results(tile);
+}
+
+}  // namespace
+
+void attend_items(const PagedAttentionArgs& args, const AttentionPlanView& plan, Worker worker) {
+    const AttentionShape& shape = plan.shape;
+    const std::size_t group = shape.num_heads / shape.num_kv_heads;
+    const Scratch scratch = carve(plan.workspace + worker.index * plan.workspace_floats, plan.tile_rows, shape.head_dim);
+    const std::size_t num_claims = plan.num_items * shape.num_kv_heads;
+    std::size_t claim = plan.next_claim->fetch_add(1, std::memory_order_relaxed);
+    for (; claim < num_claims; claim = plan.next_claim->fetch_add(1, std::memory_order_relaxed)) {
+        const AttentionItem& item = plan.items[claim / shape.num_kv_heads];
+        const std::size_t kv_head = claim % shape.num_kv_heads;
+        const Tile tile{&args, &plan, &item, args.cache + kv_head * args.layout.head_bytes, kv_head, group,
+                        item.num_queries * group, shape.head_dim, scratch};
+        load_queries(tile);
+        item.split == not_split ? attend_whole(tile) : attend_split(tile);
+    }
+    // Each worker is refused once; after the last refusal nobody counts any more.
+    if (claim == num_claims + worker.count - 1) plan.next_claim->store(0, std::memory_order_relaxed);
+}
+
+}  // namespace steelyard::STEELYARD_ISA

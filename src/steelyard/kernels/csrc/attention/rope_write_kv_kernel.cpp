@@ -1,0 +1,151 @@
+// One (token, head) pair after another, compiled once per instruction set (isa.hpp).
+
+#include "../simd/lanes.hpp"
+#include "rope_write_kv.hpp"
+
+namespace steelyard::STEELYARD_ISA {
+namespace {
+
+constexpr std::size_t max_head_dim = 256;
+constexpr float largest_half = 65504.0f;
+
+// The mean of squares in the order of rms_norm_kernel.cpp, so that both forms of a model agree.
+float mean_of_squares(const float* x, std::size_t length) {
+    float lanes[32] = {};
+    for (std::size_t start = 0; start < length; start += 32) {
+        const std::size_t count = length - start < 32 ? length - start : 32;
+        for (std::size_t lane = 0; lane < count; ++lane) lanes[lane] += x[start + lane] * x[start + lane];
+    }
+    for (std::size_t half = 16; half > 0; half /= 2) {
+        for (std::size_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+    }
+    return lanes[0] / static_cast<float>(length);
+}
+
+// Norms and rotates one head of one token from `x` into `out`, which may be `x`.
+void prepare(const RopeWriteKVArgs& args, std::size_t token, const float* x, const float* norm, float* out) {
+    const std::size_t dim = args.layout.head_dim;
+    float normed[max_head_dim];
+    if (norm != nullptr) {
+        const float scale = 1.0f / sqrtf(mean_of_squares(x, dim) + args.eps);
+        for (std::size_t i = 0; i < dim; ++i) normed[i] = x[i] * scale * norm[i];
+    } else {
+        memcpy(normed, x, dim * sizeof(float));
+    }
+    const std::size_t turned = args.cos != nullptr ? args.rotary_dim : 0, half = turned / 2;
+    const float* cos = args.cos + token * turned;
+    const float* sin = args.sin + token * turned;
+    for (std::size_t i = 0; i < half; ++i) {
+        out[i] = normed[i] * cos[i] + normed[i + half] * sin[i];
+        out[i + half] = normed[i + half] * cos[i + half] + normed[i] * sin[i + half];
+    }
+    for (std::size_t i = turned; i < dim; ++i) out[i] = normed[i];
+}
+
+// Where one token's key and value elements go in one head's part of a block.
+struct Place {
+    std::byte* head;
+    std::size_t offset;  // of the token in the block
+
+    std::byte* keys(const KVLayout& layout) const { return head + offset / key_group * layout.group_bytes; }
+    std::byte* values(const KVLayout& layout) const { return head + layout.values_bytes; }
+    float* scales(const KVLayout& layout) const { return reinterpret_cast<float*>(head + layout.scales_bytes); }
+};
+
+template <class Stored>
+void scatter_key(const Place& place, const KVLayout& layout, const Stored* key) {
+    Stored* out = reinterpret_cast<Stored*>(place.keys(layout)) + place.offset % key_group;
+    for (std::size_t i = 0; i < layout.head_dim; ++i) out[i * key_group] = key[i];
+}
+
+template <class Stored>
+void copy_value(const Place& place, const KVLayout& layout, const Stored* value) {
+    Stored* out = reinterpret_cast<Stored*>(place.values(layout)) + place.offset * layout.head_dim;
+    memcpy(out, value, layout.head_dim * sizeof(Stored));
+}
+
+void to_half(const float* x, std::size_t length, std::uint16_t* out) {
+    for (std::size_t i = 0; i < length; i += num_lanes) {
+        store_half(out + i, smaller(larger(load(x + i), splat(-largest_half)), splat(largest_half)));
+    }
+}
+
+// Returns the scale.
+float to_int8(const float* x, std::size_t length, std::int8_t* out) {
+    float most = 0.0f;
+    for (std::size_t i = 0; i < length; ++i) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    const float inverse = most > 0.0f ? 127.0f / most : 0.0f;
+    for (std::size_t i = 0; i < length; ++i) {
+        const float scaled = rintf(x[i] * inverse);
+        out[i] = static_cast<std::int8_t>(scaled > 127.0f ? 127.0f : scaled < -127.0f ? -127.0f : scaled);
+    }
+    return most / 127.0f;
+}
+
+void write_key(const KVLayout& layout, const Place& place, const float* key) {
+    std::uint16_t wide[max_head_dim];
+    std::int8_t narrow[max_head_dim];
+    switch (layout.type) {
+        case KVType::float32: return scatter_key(place, layout, key);
+        case KVType::float16: to_half(key, layout.head_dim, wide); return scatter_key(place, layout, wide);
+        case KVType::bfloat16: {
+            std::uint16_t* out = reinterpret_cast<std::uint16_t*>(place.keys(layout)) + place.offset % key_group * 2;
+            for (std::size_t i = 0; i < layout.head_dim; ++i) {
+                out[i / 2 * 2 * key_group + i % 2] = bfloat16_of_float(key[i]);
+            }
+            return;
+        }
+        case KVType::int8:
+            place.scales(layout)[place.offset] = to_int8(key, layout.head_dim, narrow);
+            return scatter_key(place, layout, narrow);
+    }
+}
+
+void write_value(const KVLayout& layout, const Place& place, const float* value) {
+    std::uint16_t wide[max_head_dim];
+    std::int8_t narrow[max_head_dim];
+    switch (layout.type) {
+        case KVType::float32: return copy_value(place, layout, value);
+        case KVType::float16: to_half(value, layout.head_dim, wide); return copy_value(place, layout, wide);
+        case KVType::bfloat16: {
+            std::uint16_t* out = reinterpret_cast<std::uint16_t*>(place.values(layout)) +
+                                 place.offset / 2 * 2 * layout.head_dim + place.offset % 2;
+            for (std::size_t i = 0; i < layout.head_dim; ++i) out[2 * i] = bfloat16_of_float(value[i]);
+            return;
+        }
+        case KVType::int8:
+            place.scales(layout)[layout.block_size + place.offset] = to_int8(value, layout.head_dim, narrow);
+            return copy_value(place, layout, narrow);
+    }
+}
+
+void write_head(const RopeWriteKVArgs& args, std::size_t token, std::size_t head) {
+    const KVLayout& layout = args.layout;
+    const std::size_t slot = static_cast<std::size_t>(args.slots[token]);
+    std::byte* block = args.cache + slot / layout.block_size * layout.block_bytes;
+    const Place place{block + head * layout.head_bytes, slot % layout.block_size};
+    float key[max_head_dim];
+    prepare(args, token, args.k + token * args.k_stride + head * layout.head_dim, args.k_norm, key);
+    write_key(layout, place, key);
+    write_value(layout, place, args.v + token * args.v_stride + head * layout.head_dim);
+}
+
+}  // namespace
+
+void rope_write_kv_share(const RopeWriteKVArgs& args, Worker worker) {
+    const bool touches_q = args.cos != nullptr || args.q_norm != nullptr;
+    const std::size_t num_heads = touches_q ? args.num_heads : 0;
+    const std::size_t per_token = num_heads + args.layout.num_kv_heads;
+    const std::size_t size = args.num_tokens * per_token;
+    for (std::size_t i = size * worker.index / worker.count; i < size * (worker.index + 1) / worker.count; ++i) {
+        const std::size_t token = i / per_token, head = i % per_token;
+        if (head < args.layout.num_kv_heads) {
+            write_head(args, token, head);
+        } else {
+            float* q = args.q + token * args.q_stride + (head - args.layout.num_kv_heads) * args.layout.head_dim;
+            prepare(args, token, q, args.q_norm, q);
+        }
+    }
+}
+
+}  // namespace steelyard::STEELYARD_ISA

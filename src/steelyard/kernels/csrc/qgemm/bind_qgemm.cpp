@@ -1,0 +1,107 @@
+#include <nanobind/stl/optional.h>
+
+#include <optional>
+
+#include "../bindings.hpp"
+#include "../parallel/thread_pool.hpp"
+#include "names.hpp"
+#include "roofline.hpp"
+
+namespace steelyard {
+namespace {
+
+Isa isa_or_best(const std::optional<std::string>& isa) { return isa ? isa_named(*isa) : best_isa(); }
+
+void pack_gguf(ThreadPool& pool, const std::string& format, Address source, std::size_t row_bytes, std::size_t num_rows,
+               Address destinations, Address packed, std::size_t num_inputs) {
+    const PackRowsArgs args{at<const std::uint8_t>(source),
+                            row_bytes,
+                            source_format_named(format),
+                            num_rows,
+                            at<const std::int32_t>(destinations),
+                            at<std::uint8_t>(packed),
+                            num_inputs};
+    pool.run([&](Worker worker) { pack_rows(args, worker); });
+}
+
+QuantiseRowsArgs quantise_args(Address x, std::size_t x_stride, std::size_t num_rows, std::size_t num_inputs,
+                               Address blocks) {
+    return {at<const float>(x), x_stride, {at<ActivationBlock>(blocks), num_rows, num_inputs}};
+}
+
+void quantise(ThreadPool& pool, Address x, std::size_t x_stride, std::size_t num_rows, std::size_t num_inputs,
+              Address blocks, const std::optional<std::string>& isa_name) {
+    const Isa isa = isa_or_best(isa_name);
+    const QuantiseRowsArgs args = quantise_args(x, x_stride, num_rows, num_inputs, blocks);
+    pool.run([&](Worker worker) { quantise_rows(args, isa, worker); });
+}
+
+void rms_norm_quantise(ThreadPool& pool, Address x, std::size_t x_stride, Address weight, float eps,
+                       std::size_t num_rows, std::size_t num_inputs, Address blocks,
+                       const std::optional<std::string>& isa_name) {
+    const Isa isa = isa_or_best(isa_name);
+    const RmsNormQuantiseArgs args{quantise_args(x, x_stride, num_rows, num_inputs, blocks), at<const float>(weight),
+                                   eps};
+    pool.run([&](Worker worker) { rms_norm_quantise_rows(args, isa, worker); });
+}
+
+void multiply(ThreadPool& pool, const std::string& format, Address packed, std::size_t num_rows, std::size_t num_inputs,
+              Address blocks, std::size_t num_tokens, Address out, std::size_t out_stride, Address bias,
+              const std::string& epilogue, const std::optional<std::string>& isa_name) {
+    const Isa isa = isa_or_best(isa_name);
+    const QgemmArgs args{{at<const std::uint8_t>(packed), packed_format_named(format), num_rows, num_inputs},
+                         {at<ActivationBlock>(blocks), num_tokens, num_inputs},
+                         at<float>(out),
+                         out_stride,
+                         at<const float>(bias),
+                         epilogue_named(epilogue)};
+    pool.run([&](Worker worker) { qgemm(args, isa, worker); });
+}
+
+void dequantise(ThreadPool& pool, const std::string& format, Address packed, std::size_t num_rows,
+                std::size_t num_inputs, Address rows, std::size_t count, Address out) {
+    const PackedMatrix weight{at<const std::uint8_t>(packed), packed_format_named(format), num_rows,
+                              num_inputs};
+    pool.run([&](Worker worker) {
+        const Range mine = share(count, worker);
+        for (std::size_t i = mine.begin; i < mine.end; ++i) {
+            dequantise_row(weight, static_cast<std::size_t>(at<const std::int64_t>(rows)[i]),
+                           at<float>(out) + i * num_inputs);
+        }
+    });
+}
+
+void read(ThreadPool& pool, Address data, std::size_t num_bytes, std::size_t times) {
+    pool.run([&](Worker worker) {
+        for (std::size_t i = 0; i < times; ++i) read_bytes(at<const std::uint8_t>(data), num_bytes, best_isa(), worker);
+    });
+}
+
+std::size_t dot_products(ThreadPool& pool, std::size_t rounds) {
+    pool.run([&](Worker) { dot_product_rounds(rounds, best_isa()); });
+    return rounds * operations_per_round(best_isa()) * pool.num_workers();
+}
+
+}  // namespace
+
+void bind_qgemm(nanobind::module_& m) {
+    using namespace nanobind::literals;
+    m.def("pack_gguf", &pack_gguf, "pool"_a, "format"_a, "source"_a, "row_bytes"_a, "num_rows"_a, "destinations"_a,
+          "packed"_a, "num_inputs"_a, release_gil(), "Pack rows of GGUF blocks into panels.");
+    m.def("quantise_rows", &quantise, "pool"_a, "x"_a, "x_stride"_a, "num_rows"_a, "num_inputs"_a, "blocks"_a,
+          "isa"_a = nanobind::none(), release_gil(), "Quantise float32 rows to 8 bits.");
+    m.def("rms_norm_quantise_rows", &rms_norm_quantise, "pool"_a, "x"_a, "x_stride"_a, "weight"_a, "eps"_a,
+          "num_rows"_a, "num_inputs"_a, "blocks"_a, "isa"_a = nanobind::none(), release_gil(),
+          "Norm float32 rows and quantise them to 8 bits.");
+    m.def("qgemm", &multiply, "pool"_a, "format"_a, "packed"_a, "num_rows"_a, "num_inputs"_a, "blocks"_a,
+          "num_tokens"_a, "out"_a, "out_stride"_a, "bias"_a, "epilogue"_a, "isa"_a = nanobind::none(), release_gil(),
+          "Multiply quantised rows by a packed matrix.");
+    m.def("dequantise_rows", &dequantise, "pool"_a, "format"_a, "packed"_a, "num_rows"_a, "num_inputs"_a, "rows"_a,
+          "count"_a, "out"_a, release_gil(), "Write the chosen rows of a packed matrix as float32.");
+    m.def("read_bytes", &read, "pool"_a, "data"_a, "num_bytes"_a, "times"_a, release_gil(),
+          "Read memory and do nothing with it.");
+    m.def("dot_products", &dot_products, "pool"_a, "rounds"_a, release_gil(),
+          "Do 8-bit dot products on registers alone; return how many operations they were.");
+}
+
+}  // namespace steelyard

@@ -1,0 +1,118 @@
+"""The paged KV cache that compiled kernels attend to where it lies, and a step's access to it.
+
+The faces are those of :mod:`steelyard.memory.paged_kv`. A model whose tensors are not float32 is served too: queries,
+keys and values are converted on their way in, results on their way out.
+
+A kernel that computes a whole step needs no tensors from here, only addresses: :meth:`NativeKVStore.layer_address` for
+each layer's blocks, :attr:`NativeKVStore.layout`, and of the step :attr:`NativeStepKV.plan`, whose C++ object
+(``csrc/attention/attention_plan.hpp``) holds slots, positions, block tables and the cut into work items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steelyard.core.batch import SequenceWork
+from steelyard.core.units import round_up
+from steelyard.kernels.attention import AttentionSpec
+from steelyard.kernels.paged_attention import AttentionPlan, PagedLayout, StepSequences, dense_heads, write_and_attend
+from steelyard.kernels.threads import thread_pool
+from steelyard.memory.paged_kv import KVShape
+
+_ALIGNMENT = 64
+
+
+class NativeKVStore:
+    """Keys and values of ``num_blocks`` blocks in every layer, in the kernels' layout, on the CPU.
+
+    Memory is zeroed by the operating system on first touch, so resident memory follows use.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, shape: KVShape, num_blocks: int) -> None:
+        self.shape, self.num_blocks = shape, num_blocks
+        self.layout = PagedLayout(shape.dtype, shape.num_kv_heads, shape.head_dim, shape.block_size)
+        layer_bytes = round_up(num_blocks * self.layout.block_bytes, _ALIGNMENT)
+        self._memory = _zeroed_pages(shape.num_layers * layer_bytes).view(shape.num_layers, layer_bytes)
+        self._plan = AttentionPlan(self.layout, num_blocks)
+        self.layer_addresses = tuple(self.layer_address(index) for index in range(shape.num_layers))
+
+    def layer(self, index: int) -> Tensor:
+        """Return one layer's blocks, ``[num_blocks, block_bytes]`` uint8."""
+        return self._memory[index, : self.num_blocks * self.layout.block_bytes].view(self.num_blocks, -1)
+
+    def layer_address(self, index: int) -> int:
+        """Return the address of one layer's blocks; it stays as long as the store."""
+        return self._memory[index].data_ptr()
+
+    def step(self, works: Sequence[SequenceWork]) -> NativeStepKV:
+        """Return the access of one step; it is good until the next is made, as both plan in the same memory."""
+        counts = [work.num_tokens for work in works]
+        sequences = StepSequences.of(counts, [work.end for work in works], [work.block_table for work in works])
+        return NativeStepKV(self, self._plan, sequences)
+
+    def read(self, layer: int, blocks: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
+        """Return copies of a layer's keys and values, each ``[batch, num_keys, num_kv_heads, head_dim]`` float32.
+
+        Args:
+            layer: the layer.
+            blocks: ``[batch · num_keys / block_size]`` block numbers.
+            num_keys: keys per sequence, a multiple of the block size.
+        """
+        keys, values = self.layout.decode(self.layer(layer)[blocks])
+        view = (-1, num_keys, self.shape.num_kv_heads, self.shape.head_dim)
+        return keys.reshape(view), values.reshape(view)
+
+
+class NativeStepKV:
+    """A :class:`~steelyard.models.contract.KVAccess` for one step over a :class:`NativeKVStore`.
+
+    Rows of ``q``, ``k`` and ``v`` past the step's tokens are padding: they are neither stored nor attended, and their
+    output is zero.
+    """
+
+    def __init__(self, store: NativeKVStore, plan: AttentionPlan, sequences: StepSequences) -> None:
+        self._store, self._plan, self._sequences = store, plan, sequences
+        self._planned_heads: int | None = None
+
+    def plan(self, num_heads: int) -> AttentionPlan:
+        """Return the step's plan for layers with so many query heads; made once, as layers are mostly alike."""
+        if num_heads != self._planned_heads:
+            self._plan.build(self._sequences, num_heads, thread_pool())
+            self._planned_heads = num_heads
+        return self._plan
+
+    @property
+    def layer_addresses(self) -> tuple[int, ...]:
+        """Address of each layer's blocks."""
+        return self._store.layer_addresses
+
+    def attend(self, spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See :meth:`steelyard.models.contract.KVAccess.attend`.
+
+        The whole step is written before any of it is read, so sequences of one step may share blocks that the same
+        step fills.
+        """
+        plan = self.plan(spec.num_heads)
+        out = torch.empty(q.shape, dtype=torch.float32)
+        out[plan.num_tokens :] = 0
+        write_and_attend(plan, spec, self._store.layer(spec.layer), _float32(q), _float32(k), _float32(v), out)
+        return out.to(q.dtype)
+
+
+def _float32(x: Tensor) -> Tensor:
+    """Return ``x`` ``[tokens, heads, head_dim]`` as float32 with dense heads, itself if it is that already."""
+    x = x.float()
+    return x if dense_heads(x) else x.contiguous()
+
+
+def _zeroed_pages(num_bytes: int) -> Tensor:
+    """Return zeros at a multiple of 64 bytes, from pages that exist only once touched."""
+    pages = np.zeros(num_bytes + _ALIGNMENT, dtype=np.uint8)
+    skipped = -pages.ctypes.data % _ALIGNMENT
+    return torch.from_numpy(pages[skipped : skipped + num_bytes])

@@ -1,0 +1,1 @@
+"""Number formats and quantisers: what small integers and scales mean, and how floats become them."""
