@@ -82,7 +82,7 @@ def step(model: FusedDecoder, store: NativeKVStore, parts: list[tuple[list[int],
         works.append(SequenceWork(sequence, start, count, blocks))
     ids = [token for tokens, start, count, _ in parts for token in tokens[start : start + count]]
     positions = [p for _, start, count, _ in parts for p in range(start, start + count)]
-    return model(torch.tensor(ids), torch.tensor(positions), store.step(works))
+    return model(torch.tensor(ids, dtype=torch.int64), torch.tensor(positions, dtype=torch.int64), store.step(works))
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -17,9 +17,10 @@ from steelyard.core.params import SamplingParams
 from steelyard.core.request import Request, RequestOutput
 from steelyard.engine.build import LLMOptions, Parts, build_parts
 from steelyard.engine.engine import Engine
+from steelyard.engine.model_runner import ModelRunner
 from steelyard.engine.probe import TextScore
 from steelyard.engine.response import Response
-from steelyard.engine.torch_executor import TorchExecutor
+from steelyard.engine.torch_executor import InlineExecutor, TorchExecutor
 from steelyard.engine.view import Observer
 from steelyard.models.text.chat import encode_chat
 from steelyard.models.text.tokenizer import Tokenizer
@@ -34,6 +35,8 @@ class AsyncLLM:
     Args:
         model: catalogue name, ``.gguf`` file, Hugging Face directory or hub id; ``None`` for the default model.
         observers: called after each engine step.
+        executor: makes what computes the steps; :class:`~steelyard.engine.torch_executor.InlineExecutor` for a loop
+            that has nothing else to do.
         **options: fields of :class:`~steelyard.engine.build.LLMOptions`.
 
     Raises:
@@ -42,9 +45,16 @@ class AsyncLLM:
         ParamsError: if an option is out of range.
     """
 
-    def __init__(self, model: str | None = None, *, observers: tuple[Observer, ...] = (), **options: Any) -> None:
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        observers: tuple[Observer, ...] = (),
+        executor: Callable[[ModelRunner], TorchExecutor | InlineExecutor] = TorchExecutor,
+        **options: Any,
+    ) -> None:
         self.parts: Parts = build_parts(model, LLMOptions.from_keywords(options))
-        self._executor = TorchExecutor(self.parts.runner)
+        self._executor = executor(self.parts.runner)
         self._observers = observers
         self._request_ids = count()
         self._engine: Engine | None = None

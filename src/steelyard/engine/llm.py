@@ -19,6 +19,7 @@ from steelyard.core.request import RequestOutput
 from steelyard.engine.async_llm import AsyncLLM, Message, Prompt
 from steelyard.engine.probe import TextScore
 from steelyard.engine.response import Response
+from steelyard.engine.torch_executor import InlineExecutor
 from steelyard.engine.view import Observer
 from steelyard.models.text.tokenizer import Tokenizer
 
@@ -39,7 +40,7 @@ class LLM:
     """
 
     def __init__(self, model: str | None = None, *, observers: tuple[Observer, ...] = (), **options: Any) -> None:
-        self._llm = AsyncLLM(model, observers=observers, **options)
+        self._llm = AsyncLLM(model, observers=observers, executor=InlineExecutor, **options)
         self._stream_ids = count()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="steelyard-engine", daemon=True)

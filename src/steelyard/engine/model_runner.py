@@ -97,7 +97,9 @@ class ModelRunner:
                 sequences.append(work.sequence)
         if not sequences:
             return {}
-        logits = self._model.logits(hidden[torch.tensor(last_rows, device=hidden.device)])
+        if len(last_rows) < len(hidden):
+            hidden = hidden[torch.tensor(last_rows, device=hidden.device)]
+        logits = self._model.logits(hidden)
         tokens = self._sampler.sample(logits, sequences)
         return {sequence.id: (token,) for sequence, token in zip(sequences, tokens, strict=True)}
 

@@ -104,6 +104,9 @@ class NativeProgram(Protocol):
     def embed(self, table: NativeMatrix, x: NativeRows, scale: float) -> None:
         """Append ``x = scale · table[token]``."""
 
+    def gather_rotation(self, table: int, rotation: tuple[NativeRows, NativeRows]) -> None:
+        """Append the gathering of cos and sin of the step's positions from one of its tables."""
+
     def norm_quantise(self, x: NativeRows, q: NativeRows, weight: int, eps: float) -> None:
         """Append ``q = quantised(norm(x) · weight)``."""
 
@@ -122,12 +125,12 @@ class NativeProgram(Protocol):
         num_heads: int,
         num_kv_heads: int,
         head_dim: int,
-        rotation: int,
+        rotation: tuple[NativeRows, NativeRows] | None,
         q_norm: int,
         k_norm: int,
         eps: float,
     ) -> None:
-        """Append the norm and rotation of queries and keys, and the write into the cache; rotation −1 is none."""
+        """Append the norm and rotation (cos, sin) of queries and keys, and the write into the cache."""
 
     def attend(self, layer: int, qkv: NativeRows, out: NativeRows, scale: float, window: int, softcap: float) -> None:
         """Append a layer's attention."""
@@ -146,10 +149,10 @@ class NativeProgram(Protocol):
         plan: NativeAttentionPlan,
         layout: NativeKVLayout,
         caches: Sequence[int],
-        rotations: Sequence[tuple[int, int, int]],
+        tables: Sequence[tuple[int, int]],
         out: int,
     ) -> None:
-        """Run the list; rotations are addresses of cos and sin and their width."""
+        """Run the list; tables are addresses of cos and sin by position."""
 
     def take_profile(self) -> list[tuple[str, float]]:
         """Return seconds per kind of operation since the last call."""

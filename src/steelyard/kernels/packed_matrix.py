@@ -10,7 +10,6 @@ out: the products (:mod:`steelyard.kernels.qlinear`).
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from steelyard.core.units import MIB, ceil_div, round_up
+from steelyard.kernels.huge_pages import zeroed_huge_pages
 from steelyard.kernels.native import native_kernels
 from steelyard.kernels.threads import thread_pool
 from steelyard.quant.blocks import BLOCK_LENGTH, IntegerBlocks
@@ -111,8 +111,7 @@ def zeros(num_bytes: int) -> Tensor:
 class HugePageArena:
     """Memory for many matrices in few large mappings, on huge pages where the system offers them.
 
-    A step streams all weights once; with 4 KiB pages address translation alone costs up to a fifth of the bandwidth. A
-    mapping is freed when no tensor of it is left.
+    A mapping is freed when no tensor of it is left.
 
     Args:
         chunk_bytes: of a mapping, unless one request needs more.
@@ -126,16 +125,9 @@ class HugePageArena:
         """Return zeros, uint8 ``[num_bytes]``, aligned."""
         needed = round_up(num_bytes, ALIGNMENT)
         if needed > len(self._free):
-            self._free = _huge_pages(max(needed, self._chunk_bytes))
+            self._free = zeroed_huge_pages(max(needed, self._chunk_bytes))
         taken, self._free = self._free[:num_bytes], self._free[needed:]
         return taken
-
-
-def _huge_pages(num_bytes: int) -> Tensor:
-    memory = mmap.mmap(-1, max(num_bytes, 1))
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8)  # keeps the mapping alive
 
 
 class PackedMatrix:

@@ -28,18 +28,26 @@ class Rows:
     width: int
 
 
+@dataclass(frozen=True, slots=True)
+class RotationRows:
+    """The cos and signed sin of a rotary embedding at each token's position."""
+
+    cos: Rows
+    sin: Rows
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotaryUse:
-    """How queries and keys are prepared: which of the step's rotations, and the weights of their norms.
+    """How queries and keys are prepared: their rotation, and the weights of their norms.
 
     Attributes:
-        rotation: index into the rotations given to :meth:`StepProgram.run`; ``None`` for none.
+        rotation: from :meth:`StepProgram.gather_rotation`; ``None`` for none.
         q_norm: ``[head_dim]`` float32, per-head norm before the rotation; ``None`` for none.
         k_norm: as ``q_norm``.
         eps: of the norms.
     """
 
-    rotation: int | None
+    rotation: RotationRows | None
     q_norm: Tensor | None
     k_norm: Tensor | None
     eps: float
@@ -66,6 +74,12 @@ class StepProgram:
         """``x = scale · table[token]``."""
         self._native.embed(self._matrix(table), _pair(x), scale)
 
+    def gather_rotation(self, table: int, dim: int) -> RotationRows:
+        """Gather table number ``table`` of the step's at its positions, and return the buffers."""
+        rotation = RotationRows(self.float_rows(dim), self.float_rows(dim))
+        self._native.gather_rotation(table, (_pair(rotation.cos), _pair(rotation.sin)))
+        return rotation
+
     def norm_quantise(self, x: Rows, q: Rows, weight: Tensor, eps: float) -> None:
         """``q = quantised(norm(x) · weight)``."""
         self._native.norm_quantise(_pair(x), _pair(q), self._address(weight), eps)
@@ -88,7 +102,7 @@ class StepProgram:
             spec.num_heads,
             spec.num_kv_heads,
             spec.head_dim,
-            -1 if use.rotation is None else use.rotation,
+            None if use.rotation is None else (_pair(use.rotation.cos), _pair(use.rotation.sin)),
             self._address(use.q_norm),
             self._address(use.k_norm),
             use.eps,
@@ -111,7 +125,7 @@ class StepProgram:
         token_ids: Tensor,
         plan: AttentionPlan,
         caches: Sequence[int],
-        rotations: Sequence[tuple[Tensor, Tensor]],
+        tables: Sequence[Tensor],
         width: int,
     ) -> Tensor:
         """Run the step and return its result, ``[tokens, width]`` float32.
@@ -120,12 +134,13 @@ class StepProgram:
             token_ids: ``[tokens]`` int64, in the vocabulary.
             plan: of the same tokens.
             caches: address of each layer's blocks.
-            rotations: cos and signed sin, each ``[tokens, 1, dim]`` float32, of every rotary embedding.
+            tables: of every rotary embedding, cos and signed sin by position, ``[2, positions, dim]`` float32, with
+                every position of the step.
             width: of the result.
         """
         assert token_ids.dtype is torch.int64
         out = torch.empty(len(token_ids), width)
-        turns = [(_dense(cos).data_ptr(), _dense(sin).data_ptr(), cos.shape[-1]) for cos, sin in rotations]
+        turns = [(cos.data_ptr(), sin.data_ptr()) for cos, sin in map(_dense, tables)]
         self._native.run(
             thread_pool(), len(token_ids), token_ids.data_ptr(), plan.native, plan.layout.native, caches, turns,
             out.data_ptr(),

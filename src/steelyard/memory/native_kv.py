@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from steelyard.core.batch import SequenceWork
 from steelyard.core.units import round_up
 from steelyard.kernels.attention import AttentionSpec
+from steelyard.kernels.huge_pages import zeroed_huge_pages
 from steelyard.kernels.paged_attention import AttentionPlan, PagedLayout, StepSequences, dense_heads, write_and_attend
 from steelyard.kernels.threads import thread_pool
 from steelyard.memory.paged_kv import KVShape
@@ -29,7 +29,7 @@ _ALIGNMENT = 64
 class NativeKVStore:
     """Keys and values of ``num_blocks`` blocks in every layer, in the kernels' layout, on the CPU.
 
-    Memory is zeroed by the operating system on first touch, so resident memory follows use.
+    Memory is zeroed by the operating system on first touch, a huge page at a time, so resident memory follows use.
     """
 
     device = torch.device("cpu")
@@ -38,7 +38,7 @@ class NativeKVStore:
         self.shape, self.num_blocks = shape, num_blocks
         self.layout = PagedLayout(shape.dtype, shape.num_kv_heads, shape.head_dim, shape.block_size)
         layer_bytes = round_up(num_blocks * self.layout.block_bytes, _ALIGNMENT)
-        self._memory = _zeroed_pages(shape.num_layers * layer_bytes).view(shape.num_layers, layer_bytes)
+        self._memory = zeroed_huge_pages(shape.num_layers * layer_bytes).view(shape.num_layers, layer_bytes)
         self._plan = AttentionPlan(self.layout, num_blocks)
         self.layer_addresses = tuple(self.layer_address(index) for index in range(shape.num_layers))
 
@@ -88,6 +88,11 @@ class NativeStepKV:
         return self._plan
 
     @property
+    def max_context_len(self) -> int:
+        """Keys of the longest sequence of the step, its own included."""
+        return max(self._sequences.context_lens, default=0)
+
+    @property
     def layer_addresses(self) -> tuple[int, ...]:
         """Address of each layer's blocks."""
         return self._store.layer_addresses
@@ -109,10 +114,3 @@ def _float32(x: Tensor) -> Tensor:
     """Return ``x`` ``[tokens, heads, head_dim]`` as float32 with dense heads, itself if it is that already."""
     x = x.float()
     return x if dense_heads(x) else x.contiguous()
-
-
-def _zeroed_pages(num_bytes: int) -> Tensor:
-    """Return zeros at a multiple of 64 bytes, from pages that exist only once touched."""
-    pages = np.zeros(num_bytes + _ALIGNMENT, dtype=np.uint8)
-    skipped = -pages.ctypes.data % _ALIGNMENT
-    return torch.from_numpy(pages[skipped : skipped + num_bytes])

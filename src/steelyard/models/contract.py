@@ -58,6 +58,11 @@ class PagedKVAccess(KVAccess, Protocol):
         """Address of each layer's blocks."""
         ...
 
+    @property
+    def max_context_len(self) -> int:
+        """Keys of the longest sequence of the step, its own included: one more than the largest position."""
+        ...
+
     def plan(self, num_heads: int) -> AttentionPlan:
         """Return the step's plan for layers with so many query heads."""
         ...

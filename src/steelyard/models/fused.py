@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from steelyard.kernels.packed_matrix import PackedMatrix
-from steelyard.kernels.program import RotaryUse, Rows, StepProgram
+from steelyard.kernels.program import RotaryUse, RotationRows, Rows, StepProgram
 from steelyard.kernels.qlinear import Epilogue
-from steelyard.models.config import Activation, LayerConfig, MlpConfig, NormKind, QKNorm, Residual
+from steelyard.models.config import Activation, LayerConfig, MlpConfig, NormKind, QKNorm, Residual, RopeConfig
 from steelyard.models.contract import KVAccess, PagedKVAccess
 from steelyard.models.decoder import Decoder, SequentialLayer
 from steelyard.models.layers import Attention, GatedMlp, RMSNorm
@@ -76,11 +76,9 @@ class FusedDecoder:
         if not isinstance(kv, PagedKVAccess):
             hidden: Tensor = self._decoder(token_ids, positions, kv)
             return hidden
-        if not len(token_ids):
-            return torch.empty(0, self._decoder.config.hidden_size)
-        rotations = [table.lookup(positions, torch.float32) for table in self._decoder.rotary_tables]
+        tables = [table.covering(kv.max_context_len) for table in self._decoder.rotary_tables]
         width = self._decoder.config.hidden_size
-        return self._program.run(token_ids, kv.plan(self._num_heads), kv.layer_addresses, rotations, width)
+        return self._program.run(token_ids, kv.plan(self._num_heads), kv.layer_addresses, tables, width)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See :meth:`steelyard.models.contract.LanguageModel.logits`."""
@@ -102,7 +100,7 @@ class _Writer:
     def __init__(self, decoder: Decoder) -> None:
         config = decoder.config
         self.program, self.config = StepProgram(), config
-        self.ropes = [table.config for table in decoder.rotary_tables]
+        self.rotations: dict[RopeConfig, RotationRows] = {}
         widths = [(layer.attention.q_size, layer.attention.kv_size, _size(layer)) for layer in config.layers]
         q_size, mlp_size = max(q for q, _, _ in widths), max(size for _, _, size in widths)
         self.x = self.program.float_rows(config.hidden_size)
@@ -116,6 +114,8 @@ class _Writer:
     def _write(self, decoder: Decoder) -> None:
         embed = cast(QuantisedEmbedding, decoder.embed)
         self.program.embed(embed.packed, self.x, self.config.embedding_scale or 1.0)
+        for index, table in enumerate(decoder.rotary_tables):
+            self.rotations[table.config] = self.program.gather_rotation(index, table.config.dim)
         for layer in decoder.layers:
             self._write_layer(cast(SequentialLayer, layer))
         self.program.final_norm(self.x, _weight(decoder.norm), self.config.norm_eps)
@@ -137,7 +137,7 @@ class _Writer:
         self.program.project("QKV", packed, self.q_x, qkv, epilogue="store", bias=bias)
         q_norm = None if attention.q_norm is None else attention.q_norm.weight
         k_norm = None if attention.k_norm is None else attention.k_norm.weight
-        rotation = None if config.rope is None else self.ropes.index(config.rope)
+        rotation = None if config.rope is None else self.rotations[config.rope]
         use = RotaryUse(rotation=rotation, q_norm=q_norm, k_norm=k_norm, eps=self.config.norm_eps)
         self.program.rope_write_kv(spec, qkv, use)
         self.program.attend(spec, qkv, attended)

@@ -62,20 +62,24 @@ class RotaryTable:
     def lookup(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """Return the rotation of ``positions`` ``[tokens]`` int64 in ``dtype``."""
         if positions.device.type == "cpu":
-            cos, sin = self._grown(positions)[:, positions, None].to(dtype)
+            needed = int(positions.max()) + 1 if len(positions) else 0
+            cos, sin = self.covering(needed)[:, positions, None].to(dtype)
         else:
             cos, sin = self._computed(positions)[:, :, None].to(dtype)
         return cos, sin
 
-    @torch.inference_mode(False)  # a table made while serving must not be unusable in training
-    def _grown(self, positions: Tensor) -> Tensor:
-        num_known = self._table.shape[1]
-        needed = int(positions.max()) + 1 if len(positions) else 0
-        if needed > num_known:
-            stop = round_up(max(needed, 2 * num_known), TABLE_BLOCK)
-            blocks = (torch.arange(start, start + TABLE_BLOCK) for start in range(num_known, stop, TABLE_BLOCK))
-            self._table = torch.cat((self._table, *map(self._computed, blocks)), dim=1)
+    def covering(self, num_positions: int) -> Tensor:
+        """Return cos and signed sin by position, ``[2, num_positions or more, dim]`` float32, on the CPU."""
+        if num_positions > self._table.shape[1]:
+            self._grow(num_positions)
         return self._table
+
+    @torch.inference_mode(False)  # a table made while serving must not be unusable in training
+    def _grow(self, num_positions: int) -> None:
+        num_known = self._table.shape[1]
+        stop = round_up(max(num_positions, 2 * num_known), TABLE_BLOCK)
+        blocks = (torch.arange(start, start + TABLE_BLOCK) for start in range(num_known, stop, TABLE_BLOCK))
+        self._table = torch.cat((self._table, *map(self._computed, blocks)), dim=1)
 
     def _computed(self, positions: Tensor) -> Tensor:
         if self._frequencies is None or self._frequencies.device != positions.device:

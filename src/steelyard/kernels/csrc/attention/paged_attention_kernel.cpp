@@ -63,6 +63,7 @@ struct Tile {
     std::size_t num_rows;
     std::size_t head_dim;
     Scratch scratch;
+    const Tile* next;  // what the worker will probably do after this, or null
 
     // Position of a row's query.
     std::int64_t position(std::size_t row) const {
@@ -260,14 +261,38 @@ void attend_stored(const Tile& tile, KeyBlock& block, std::size_t num_groups) {
     }
 }
 
+// The first block that a segment's rows may see.
+std::int64_t first_position(const Tile& tile, std::size_t segment) {
+    const auto length = static_cast<std::int64_t>(block_keys);
+    const std::int64_t begin = static_cast<std::int64_t>(segment * segment_keys);
+    const std::int64_t first = tile.first_key(tile.position(0)) / length * length;
+    return first > begin ? first : begin;
+}
+
+// The end of an item's keys.
+std::int64_t end_position(const Tile& tile, std::size_t end_segment) {
+    const auto context = static_cast<std::int64_t>(tile.item->context_len);
+    const std::int64_t limit = static_cast<std::int64_t>(end_segment * segment_keys);
+    return context < limit ? context : limit;
+}
+
+// What is computed after the block before `position`: the tile's next block, or the first of the worker's next tile.
+void locate_next(const Tile& tile, std::int64_t position, KeyBlock& block) {
+    if (position < end_position(tile, tile.item->end_segment)) {
+        return locate(tile, position, block.next_keys, block.next_values);
+    }
+    const Tile& next = tile.next != nullptr ? *tile.next : tile;
+    const std::int64_t first = first_position(next, next.item->first_segment);
+    locate(next, first < end_position(next, next.item->end_segment) ? first : 0, block.next_keys, block.next_values);
+}
+
 void attend_position(const Tile& tile, std::int64_t position) {
     const std::size_t num_groups = num_groups_at(tile, position);
     KeyBlock block;
     block.position = position;
     locate(tile, position, block.keys, block.values);
     locate_scales(tile, num_groups, block);
-    const std::int64_t next = position + static_cast<std::int64_t>(block_keys);
-    locate(tile, next < static_cast<std::int64_t>(tile.item->context_len) ? next : position, block.next_keys, block.next_values);
+    locate_next(tile, position + static_cast<std::int64_t>(block_keys), block);
     switch (tile.args->layout.type) {
         case KVType::float32: return attend_stored<Float32>(tile, block, num_groups);
         case KVType::float16: return attend_stored<Float16>(tile, block, num_groups);
@@ -284,16 +309,10 @@ void clear(const Tile& tile, const Softmax& state, std::size_t sums_per_row) {
 
 // Attends to a segment; returns whether any row sees any of it.
 bool attend_segment(const Tile& tile, std::size_t segment) {
-    const std::int64_t begin = static_cast<std::int64_t>(segment * segment_keys);
-    const std::int64_t context = static_cast<std::int64_t>(tile.item->context_len);
-    const std::int64_t limit = begin + static_cast<std::int64_t>(segment_keys);
-    const std::int64_t end = context < limit ? context : limit;
-    const std::int64_t first = tile.first_key(tile.position(0)) / static_cast<std::int64_t>(block_keys) *
-                               static_cast<std::int64_t>(block_keys);
+    const std::int64_t first = first_position(tile, segment), end = end_position(tile, segment + 1);
     if (first >= end) return false;
     clear(tile, tile.scratch.segment, num_lanes);
-    for (std::int64_t position = first > begin ? first : begin; position < end;
-         position += static_cast<std::int64_t>(block_keys)) {
+    for (std::int64_t position = first; position < end; position += static_cast<std::int64_t>(block_keys)) {
         attend_position(tile, position);
     }
     return true;
@@ -398,14 +417,20 @@ void attend_items(const PagedAttentionArgs& args, const AttentionPlanView& plan,
     const std::size_t group = shape.num_heads / shape.num_kv_heads;
     const Scratch scratch = carve(plan.workspace + worker.index * plan.workspace_floats, plan.tile_rows, shape.head_dim);
     const std::size_t num_claims = plan.num_items * shape.num_kv_heads;
-    std::size_t claim = plan.next_claim->fetch_add(1, std::memory_order_relaxed);
-    for (; claim < num_claims; claim = plan.next_claim->fetch_add(1, std::memory_order_relaxed)) {
+    const auto tile_of = [&](std::size_t claim, const Tile* next) {
         const AttentionItem& item = plan.items[claim / shape.num_kv_heads];
         const std::size_t kv_head = claim % shape.num_kv_heads;
-        const Tile tile{&args, &plan, &item, args.cache + kv_head * args.layout.head_bytes, kv_head, group,
-                        item.num_queries * group, shape.head_dim, scratch};
+        return Tile{&args, &plan, &item, args.cache + kv_head * args.layout.head_bytes, kv_head, group,
+                    item.num_queries * group, shape.head_dim, scratch, next};
+    };
+    std::size_t claim = plan.next_claim->fetch_add(1, std::memory_order_relaxed);
+    for (; claim < num_claims; claim = plan.next_claim->fetch_add(1, std::memory_order_relaxed)) {
+        // Workers that take equal items in turn come back to this one.
+        const std::size_t expected = claim + worker.count;
+        const Tile next = tile_of(expected < num_claims ? expected : claim, nullptr);
+        const Tile tile = tile_of(claim, expected < num_claims ? &next : nullptr);
         load_queries(tile);
-        item.split == not_split ? attend_whole(tile) : attend_split(tile);
+        tile.item->split == not_split ? attend_whole(tile) : attend_split(tile);
     }
     // Each worker is refused once; after the last refusal nobody counts any more.
     if (claim == num_claims + worker.count - 1) plan.next_claim->store(0, std::memory_order_relaxed);

@@ -130,6 +130,23 @@ void write_head(const RopeWriteKVArgs& args, std::size_t token, std::size_t head
     write_value(layout, place, args.v + token * args.v_stride + head * layout.head_dim);
 }
 
+// Asks for the lines that a token's keys and values go to, unless they are those of the token before. Sequences that decode
+// side by side each write to a place of their own, a line per key element, and would wait for memory at every one.
+void ask_for(const RopeWriteKVArgs& args, std::size_t token) {
+    const KVLayout& layout = args.layout;
+    const auto slot = static_cast<std::size_t>(args.slots[token]);
+    if (slot / key_group == static_cast<std::size_t>(args.slots[token - 1]) / key_group) return;
+    std::byte* block = args.cache + slot / layout.block_size * layout.block_bytes;
+    for (std::size_t head = 0; head < layout.num_kv_heads; ++head) {
+        const Place place{block + head * layout.head_bytes, slot % layout.block_size};
+        const std::size_t value = place.offset * (layout.group_bytes / key_group);
+        for (std::size_t line = 0; line < layout.group_bytes; line += 64) STEELYARD_PREFETCH(place.keys(layout) + line);
+        for (std::size_t line = 0; line < layout.group_bytes / key_group; line += 64) {
+            STEELYARD_PREFETCH(place.values(layout) + value + line);
+        }
+    }
+}
+
 }  // namespace
 
 void rope_write_kv_share(const RopeWriteKVArgs& args, Worker worker) {
@@ -139,6 +156,7 @@ void rope_write_kv_share(const RopeWriteKVArgs& args, Worker worker) {
     const std::size_t size = args.num_tokens * per_token;
     for (std::size_t i = size * worker.index / worker.count; i < size * (worker.index + 1) / worker.count; ++i) {
         const std::size_t token = i / per_token, head = i % per_token;
+        if (head == 0 && token + 1 < args.num_tokens) ask_for(args, token + 1);
         if (head < args.layout.num_kv_heads) {
             write_head(args, token, head);
         } else {

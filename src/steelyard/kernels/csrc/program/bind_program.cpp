@@ -1,10 +1,11 @@
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <stdexcept>
 #include <tuple>
-
-#include <nanobind/stl/tuple.h>
 
 #include "../bindings.hpp"
 #include "../qgemm/names.hpp"
@@ -15,7 +16,7 @@ namespace {
 
 using Rows = std::pair<std::size_t, std::size_t>;                                // buffer, width
 using Matrix = std::tuple<Address, std::string, std::size_t, std::size_t>;      // data, format, rows, inputs
-using RotationRows = std::tuple<Address, Address, std::size_t>;                 // cos, sin, dim
+using RotationRows = std::pair<Rows, Rows>;                                     // cos, sin
 
 FloatRows floats(Rows rows) { return {rows.first, rows.second}; }
 QuantisedBuffer quantised(Rows rows) { return {rows.first, rows.second}; }
@@ -25,21 +26,24 @@ PackedMatrix matrix(const Matrix& given) {
     return {at<const std::uint8_t>(data), packed_format_named(format), num_rows, num_inputs};
 }
 
+std::optional<Rotation> rotation_of(const std::optional<RotationRows>& given) {
+    if (!given) return std::nullopt;
+    return Rotation{floats(given->first), floats(given->second)};
+}
+
 template <class T, class... Arguments>
 void add(Program& program, const std::string& kind, Arguments&&... arguments) {
     program.add(kind, std::make_unique<T>(std::forward<Arguments>(arguments)...));
 }
 
 void run(Program& program, ThreadPool& pool, std::size_t num_tokens, Address token_ids, AttentionPlan& plan,
-         const KVLayout& layout, const std::vector<Address>& caches, const std::vector<RotationRows>& rotations,
-         Address out) {
+         const KVLayout& layout, const std::vector<Address>& caches,
+         const std::vector<std::pair<Address, Address>>& tables, Address out) {
     if (plan.num_tokens() != num_tokens) throw std::invalid_argument("the plan is for another number of tokens");
     if (plan.num_workers() < pool.num_workers()) throw std::invalid_argument("the plan is for fewer workers");
     Step step{num_tokens, at<const std::int64_t>(token_ids), &plan, layout, {}, {}, at<float>(out)};
     for (Address cache : caches) step.caches.push_back(at<std::byte>(cache));
-    for (const auto& [cos, sin, dim] : rotations) {
-        step.rotations.push_back({at<const float>(cos), at<const float>(sin), dim});
-    }
+    for (const auto& [cos, sin] : tables) step.tables.push_back({at<const float>(cos), at<const float>(sin)});
     const nanobind::gil_scoped_release release;
     program.run(step, pool);
 }
@@ -47,6 +51,7 @@ void run(Program& program, ThreadPool& pool, std::size_t num_tokens, Address tok
 }  // namespace
 
 void bind_program(nanobind::module_& m) {
+    using namespace nanobind::literals;
     nanobind::class_<Program>(m, "Program", "A model step as a list of operations; see csrc/program/operations.hpp.")
         .def("add_float_rows", [](Program& p, std::size_t width) { return p.arena().add(width * sizeof(float)); })
         .def("add_quantised_rows",
@@ -56,6 +61,10 @@ void bind_program(nanobind::module_& m) {
         .def("embed",
              [](Program& p, const Matrix& table, Rows x, float scale) {
                  add<Embed>(p, "embedding", matrix(table), floats(x), scale);
+             })
+        .def("gather_rotation",
+             [](Program& p, std::size_t table, const RotationRows& rotation) {
+                 add<GatherRotation>(p, "embedding", table, *rotation_of(rotation));
              })
         .def("norm_quantise",
              [](Program& p, Rows x, Rows q, Address weight, float eps) {
@@ -70,10 +79,13 @@ void bind_program(nanobind::module_& m) {
              })
         .def("rope_write_kv",
              [](Program& p, std::size_t layer, Rows qkv, std::size_t num_heads, std::size_t num_kv_heads,
-                std::size_t head_dim, int rotation, Address q_norm, Address k_norm, float eps) {
+                std::size_t head_dim, const std::optional<RotationRows>& rotation, Address q_norm, Address k_norm,
+                float eps) {
                  add<RopeWriteKV>(p, "rope and KV write", layer, floats(qkv), Heads{num_heads, num_kv_heads, head_dim},
-                                  rotation, at<const float>(q_norm), at<const float>(k_norm), eps);
-             })
+                                  rotation_of(rotation), at<const float>(q_norm), at<const float>(k_norm), eps);
+             },
+             "layer"_a, "qkv"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "rotation"_a.none(), "q_norm"_a,
+             "k_norm"_a, "eps"_a)
         .def("attend",
              [](Program& p, std::size_t layer, Rows qkv, Rows out, float scale, std::size_t window, float softcap) {
                  add<Attend>(p, "attention", layer, floats(qkv), floats(out), scale, window, softcap);

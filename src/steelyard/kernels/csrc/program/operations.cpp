@@ -1,5 +1,7 @@
 #include "operations.hpp"
 
+#include <algorithm>
+
 #include "../rms_norm.hpp"
 
 namespace steelyard {
@@ -34,6 +36,17 @@ void Project::run(const Frame& frame, Worker worker) const {
     qgemm({weight, q.rows(frame), out.data(frame), out.width, bias, epilogue}, frame.isa, worker);
 }
 
+void GatherRotation::run(const Frame& frame, Worker worker) const {
+    const RotationTable& from = frame.step.tables[table];
+    const std::size_t dim = rotation.cos.width;
+    const Range rows = share(frame.step.num_tokens, worker);
+    for (std::size_t row = rows.begin; row < rows.end; ++row) {
+        const std::size_t start = static_cast<std::size_t>(frame.step.plan->positions()[row]) * dim;
+        std::copy_n(from.cos + start, dim, rotation.cos.data(frame) + row * dim);
+        std::copy_n(from.sin + start, dim, rotation.sin.data(frame) + row * dim);
+    }
+}
+
 void RopeWriteKV::run(const Frame& frame, Worker worker) const {
     const Step& step = frame.step;
     float* q = qkv.data(frame);
@@ -47,11 +60,10 @@ void RopeWriteKV::run(const Frame& frame, Worker worker) const {
     args.num_tokens = step.num_tokens;
     args.num_heads = heads.num_heads;
     args.slots = step.plan->slots();
-    if (rotation >= 0) {
-        const Rotation& table = step.rotations[static_cast<std::size_t>(rotation)];
-        args.cos = table.cos;
-        args.sin = table.sin;
-        args.rotary_dim = table.dim;
+    if (rotation) {
+        args.cos = rotation->cos.data(frame);
+        args.sin = rotation->sin.data(frame);
+        args.rotary_dim = rotation->cos.width;
     }
     args.q_norm = q_norm;
     args.k_norm = k_norm;

@@ -1,6 +1,8 @@
 // The operations that a decoder's step is made of. Each hands its fields to a kernel; what they mean stands there.
 #pragma once
 
+#include <optional>
+
 #include "../attention/paged_attention.hpp"
 #include "../attention/rope_write_kv.hpp"
 #include "../qgemm/qgemm.hpp"
@@ -70,6 +72,20 @@ struct Project final : Operation {
     void run(const Frame& frame, Worker worker) const override;
 };
 
+// cos and sin of one of the model's rotary embeddings, gathered for the step's tokens.
+struct Rotation {
+    FloatRows cos;
+    FloatRows sin;
+};
+
+struct GatherRotation final : Operation {
+    std::size_t table;  // index into the step's
+    Rotation rotation;
+
+    GatherRotation(std::size_t table_, Rotation rotation_) : table(table_), rotation(rotation_) {}
+    void run(const Frame& frame, Worker worker) const override;
+};
+
 // Heads of one layer's attention, in rows of queries, keys and values side by side.
 struct Heads {
     std::size_t num_heads;
@@ -85,13 +101,13 @@ struct RopeWriteKV final : Operation {
     std::size_t layer;
     FloatRows qkv;
     Heads heads;
-    int rotation;  // index into the step's; negative for none
+    std::optional<Rotation> rotation;
     const float* q_norm;
     const float* k_norm;
     float eps;
 
-    RopeWriteKV(std::size_t layer_, FloatRows qkv_, Heads heads_, int rotation_, const float* q_norm_,
-                const float* k_norm_, float eps_)
+    RopeWriteKV(std::size_t layer_, FloatRows qkv_, Heads heads_, std::optional<Rotation> rotation_,
+                const float* q_norm_, const float* k_norm_, float eps_)
         : layer(layer_), qkv(qkv_), heads(heads_), rotation(rotation_), q_norm(q_norm_), k_norm(k_norm_), eps(eps_) {}
     void run(const Frame& frame, Worker worker) const override;
 };

@@ -10,11 +10,10 @@
 
 namespace steelyard {
 
-// A rotary embedding at the step's positions.
-struct Rotation {
-    const float* cos;  // [tokens, dim]
-    const float* sin;  // [tokens, dim], the first half negated
-    std::size_t dim;
+// A rotary embedding by position.
+struct RotationTable {
+    const float* cos;  // [positions, dim], every position of the step among them
+    const float* sin;  // [positions, dim], the first half negated
 };
 
 struct Step {
@@ -22,9 +21,9 @@ struct Step {
     const std::int64_t* token_ids;    // [tokens]
     AttentionPlan* plan;              // of the same tokens
     KVLayout layout;
-    std::vector<std::byte*> caches;   // each layer's blocks
-    std::vector<Rotation> rotations;  // of each rotary embedding that the model has
-    float* out;                       // [tokens, hidden]
+    std::vector<std::byte*> caches;    // each layer's blocks
+    std::vector<RotationTable> tables;  // of each rotary embedding that the model has
+    float* out;                        // [tokens, hidden]
 };
 
 }  // namespace steelyard

@@ -23,7 +23,6 @@ constexpr std::size_t pair = 2;                        // panels of a tile, or o
 constexpr std::size_t max_run_blocks = 24;             // of a pair of panels, widened: 30 KiB
 constexpr std::size_t max_row_block = 192;             // rows whose sums are kept from run to run: 24 KiB
 constexpr std::size_t max_row_block_bytes = 512 << 10;  // of quantised activations
-constexpr std::size_t prefetch_bytes = 4096;  // how far ahead of its reads a single pass over the weights asks
 
 constexpr std::size_t ceil_div(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
@@ -210,8 +209,9 @@ void whole_tile(const QgemmArgs& args, std::size_t panel) {
     tile.clear();
     const std::size_t num_blocks = args.weight.num_blocks(), panel_bytes = args.weight.panel_bytes();
     const std::uint8_t* weights = args.weight.panel(panel);
+    // Memory is asked for the panels after these: each line once, long before it is read.
     tile.template add_blocks<Packed<format>, format>(
-        {weights, panel_bytes, args.rows.row(0), num_blocks, num_blocks, weights + prefetch_bytes, panel_bytes});
+        {weights, panel_bytes, args.rows.row(0), num_blocks, num_blocks, weights + P * panel_bytes, panel_bytes});
     tile.finish(args, 0, panel);
 }
 

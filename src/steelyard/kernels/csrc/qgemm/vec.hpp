@@ -25,7 +25,8 @@
 #else
 #define STEELYARD_INLINE inline __attribute__((always_inline))
 #define STEELYARD_INLINE_LAMBDA __attribute__((always_inline))
-#define STEELYARD_PREFETCH(address) __builtin_prefetch(address)
+// Weights are read once a step: they are not to push activations, keys and the interpreter out of the caches.
+#define STEELYARD_PREFETCH(address) __builtin_prefetch(address, 0, 0)
 #endif
 
 namespace steelyard::STEELYARD_ISA {
