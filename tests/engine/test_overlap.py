@@ -11,12 +11,13 @@ from tiny_engine import VOCABULARY, make_request, step_seconds, tiny_runner
 
 from steelyard.core.batch import Batch, StepOutput
 from steelyard.core.clock import sleep_s
-from steelyard.core.errors import EngineStoppedError
+from steelyard.core.errors import EngineStoppedError, ParamsError
 from steelyard.core.request import FinishReason, Request, RequestOutput
 from steelyard.engine.config import EngineConfig
 from steelyard.engine.engine import Engine
 from steelyard.engine.executor import Executor, ModelledExecutor, SyntheticTokens
-from steelyard.engine.torch_executor import TorchExecutor
+from steelyard.engine.llm import LLM
+from steelyard.engine.torch_executor import InlineExecutor, TorchExecutor
 from steelyard.engine.view import StepRecord
 from steelyard.policies.schedule import make_schedule_policy
 from steelyard.policies.schedule.types import Schedule, SchedulerView
@@ -190,3 +191,19 @@ def test_closing_lets_the_step_in_flight_end() -> None:
         engine.check_invariants()
 
     run_virtual(run())
+
+
+@pytest.mark.parametrize(("overlap", "expected"), [(False, InlineExecutor), (True, TorchExecutor)])
+def test_overlapped_steps_run_on_a_thread_of_their_own(
+    overlap: bool, expected: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def refuse(model: str | None, **options: object) -> None:
+        asked.update(options)
+        raise ParamsError("no model is needed here", field="model", remedy="None")
+
+    monkeypatch.setattr("steelyard.engine.llm.AsyncLLM", refuse)
+    with pytest.raises(ParamsError):
+        LLM(overlap_steps=overlap)
+    assert asked["executor"] is expected

@@ -306,8 +306,8 @@ def quantise_linears(model: nn.Module, bits: int, group: int, keep: Collection[s
         model: any module on a device that :func:`~steelyard.kernels.triton_available.triton_usable` names.
         bits: 4 or 8.
         group: inputs that share a scale.
-        keep: layers that stay as they are, by the last part of their name: by default the output projection, which suffers
-            most and is often the embedding, and what routes tokens to experts.
+        keep: layers that stay as they are, by the last part of their name: by default the output projection, which
+            suffers most and is often the embedding, and what routes tokens to experts.
 
     Returns:
         How many were replaced.
