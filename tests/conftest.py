@@ -1,4 +1,8 @@
-"""What all tests share: equal seeds, one thread, and the rule for tests that need the compiled extension."""
+"""What all tests share: equal seeds, one thread, the rule for tests of the compiled extension, and Triton's mode.
+
+Triton kernels are tested compiled where there is a GPU, and in Triton's interpreter, on CPU tensors, where not. The
+interpreter must be asked for before the first of them is imported.
+"""
 
 import os
 import random
@@ -11,6 +15,9 @@ from hypothesis import settings
 from steelyard.kernels.native import native_available
 
 REQUIRE_NATIVE = "STEELYARD_REQUIRE_NATIVE"
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 settings.register_profile("steelyard", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("steelyard")

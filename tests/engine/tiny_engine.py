@@ -70,8 +70,8 @@ def make_engine() -> EngineFactory:
 TINY = KVShape(num_layers=2, num_kv_heads=2, head_dim=16, block_size=4, dtype=torch.float32)
 
 
-def tiny_decoder() -> tuple[Decoder, int]:
-    """Return a small Llama-shaped decoder with random weights, prepared for serving, and its row tile."""
+def random_decoder() -> Decoder:
+    """Return a small Llama-shaped decoder with random weights."""
     attention = AttentionConfig(
         num_heads=6, num_kv_heads=2, head_dim=16, scale=0.25, rope=RopeConfig(theta=10_000.0, dim=16)
     )
@@ -85,6 +85,12 @@ def tiny_decoder() -> tuple[Decoder, int]:
     for parameter in decoder.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
+    return decoder
+
+
+def tiny_decoder() -> tuple[Decoder, int]:
+    """Return :func:`random_decoder` prepared for serving, and its row tile."""
+    decoder = random_decoder()
     return decoder, prepare_linears(decoder)
 
 

@@ -11,10 +11,12 @@ from torch import nn
 
 from steelyard.core.errors import ParamsError
 from steelyard.kernels.native import native_available
+from steelyard.kernels.triton_available import triton_serves
 from steelyard.models.catalogue import default_model
 from steelyard.models.dense_kv import DenseKV
 from steelyard.models.load import LoadedModel, load_model, weight_bytes
 from steelyard.models.quantised import (
+    WEIGHT_ONLY,
     QuantisedEmbedding,
     QuantisedLinear,
     Quantization,
@@ -120,6 +122,8 @@ def test_auto_keeps_blocks_only_where_kernels_and_blocks_are() -> None:
     [
         ("int3", "cpu", "auto", True, "quantization"),
         ("w8a8", "cuda", "auto", True, "quantization"),
+        ("int8", "cpu", "auto", True, "quantization"),
+        ("int4", "cpu", "bfloat16", False, "quantization"),
         ("w8a8", "cpu", "bfloat16", True, "dtype"),
         ("stored", "cpu", "auto", False, "quantization"),
     ],
@@ -130,6 +134,31 @@ def test_refuses_what_cannot_be(name: str, device: str, dtype: str, blocks: bool
     with pytest.raises(ParamsError) as error:
         settle_quantization(name, device=torch.device(device), dtype=dtype, stored_blocks=blocks)
     assert error.value.field == field
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", ["auto", "float16"])
+def test_weight_only_forms_need_triton_on_cuda(name: str, dtype: str) -> None:
+    def settle(device: str) -> Quantization:
+        return settle_quantization(name, device=torch.device(device), dtype=dtype, stored_blocks=True)
+
+    with pytest.raises(ParamsError, match="w8a8 or w4a8"):
+        settle("cpu")
+    if triton_serves(torch.device("cuda")):
+        assert settle("cuda") is Quantization(name)
+    else:
+        with pytest.raises(ParamsError, match=r"steelyard\[cuda\]"):
+            settle("cuda")
+
+
+@pytest.mark.parametrize("quantization", WEIGHT_ONLY)
+def test_weight_only_forms_are_loaded_whole(quantization: Quantization) -> None:
+    resolved = resolve_model(default_model())
+    with open_weights(resolved) as source:  # type: ignore[attr-defined]
+        in_bfloat16 = held_bytes(source, Quantization.NONE, torch.bfloat16)
+        assert held_bytes(source, quantization, torch.bfloat16) == in_bfloat16
+    module = load(resolved, quantization).module
+    assert not any(isinstance(m, QuantisedLinear | QuantisedEmbedding) for m in module.modules())
 
 
 def test_knows_files_with_blocks(tmp_path: Path) -> None:

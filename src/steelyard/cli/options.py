@@ -56,7 +56,8 @@ class EngineOptions:
         typer.Option(
             "--quantization",
             "-q",
-            help="Weights of linear layers: auto (a GGUF file's own blocks, on CPUs), none, stored, w8a8 or w4a8.",
+            help="Weights of linear layers: auto (a GGUF file's own blocks, on CPUs), none, stored, w8a8 or w4a8 "
+            "(CPUs), int8 or int4 (CUDA).",
         ),
     ] = "auto"
     max_model_len: Annotated[

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, fields
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 import torch
 
@@ -15,20 +16,22 @@ from steelyard.engine.completion import TextFactory
 from steelyard.engine.config import EngineConfig
 from steelyard.engine.engine import Engine
 from steelyard.engine.executor import Executor
-from steelyard.engine.model_runner import ModelRunner
+from steelyard.engine.model_runner import DecodeSteps, ModelRunner
 from steelyard.engine.probe import Prober
 from steelyard.engine.sampling import Sampler
 from steelyard.engine.view import Observer
 from steelyard.hardware.this_machine import available_memory_bytes, release_freed_memory
 from steelyard.kernels.linear import prepare_linears
-from steelyard.memory.kv_store import make_kv_store, native_store_fits
+from steelyard.kernels.triton_available import triton_serves
+from steelyard.memory.kv_store import KVStore, make_kv_store, native_store_fits
 from steelyard.memory.paged_kv import KVShape
 from steelyard.models.catalogue import default_model
+from steelyard.models.config import MoeConfig
 from steelyard.models.contract import LanguageModel
 from steelyard.models.decoder import Decoder
 from steelyard.models.fused import FusedDecoder, why_not_fused
 from steelyard.models.load import LoadedModel, load_model
-from steelyard.models.quantised import Quantization, held_bytes, holds_blocks, settle_quantization
+from steelyard.models.quantised import WEIGHT_ONLY, Quantization, held_bytes, holds_blocks, settle_quantization
 from steelyard.models.resolve import ResolvedModel, open_weights, resolve_model
 from steelyard.models.text.chat import ChatTemplate
 from steelyard.models.text.detokenizer import IncrementalDetokenizer
@@ -54,7 +57,7 @@ class LLMOptions:
         dtype: ``auto`` (float32 on CPUs, bfloat16 on GPUs), ``float32``, ``bfloat16`` or ``float16``.
         quantization: what the weights of linear layers are held as: ``auto`` keeps a GGUF file's own blocks on a CPU
             with the native kernels, unless a dtype was asked for; ``none`` for the dtype; ``stored``, ``w8a8`` or
-            ``w4a8`` (:class:`~steelyard.models.quantised.Quantization`).
+            ``w4a8`` on CPUs, ``int8`` or ``int4`` on CUDA (:class:`~steelyard.models.quantised.Quantization`).
         max_model_len: tokens of prompt and output together; ``None`` for the model's context, or what memory allows.
         max_num_seqs: sequences running at once.
         max_num_batched_tokens: tokens computed in one step.
@@ -66,6 +69,8 @@ class LLMOptions:
         threads: CPU threads; ``None`` leaves PyTorch's choice.
         seed: of the generator that draws seeds for requests without one.
         max_waiting: sequences that may wait for a seat.
+        decode_graphs: replay recorded steps of decodes (CUDA with Triton; not for mixtures of experts).
+        overlap_steps: schedule each step while the one before runs.
     """
 
     device: str = "auto"
@@ -82,6 +87,8 @@ class LLMOptions:
     threads: int | None = None
     seed: int = 0
     max_waiting: int = 4096
+    decode_graphs: bool = False
+    overlap_steps: bool = False
 
     @classmethod
     def from_keywords(cls, keywords: dict[str, Any]) -> LLMOptions:
@@ -147,13 +154,14 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     check_weights_fit(resolved, device, dtype, quantization)
     loaded = load_model(resolved, device=device, dtype=dtype, quantization=quantization)
     text = load_text(resolved)
-    network, row_tile = prepare_model(loaded.module)
+    network, row_tile = prepare_model(loaded.module, quantization, device)
     release_freed_memory()
     shape = kv_shape(loaded, options, dtype, device)
     config = engine_config(loaded, options, shape, device)
     eos = loaded.eos_token_ids | (text.tokenizer.eos_token_ids if text.tokenizer else frozenset())
     store = make_kv_store(shape, config.num_kv_blocks, device)
-    runner = ModelRunner(network, store, Sampler(eos_token_ids=eos), row_tile)
+    decodes = decode_steps(loaded, store, config) if options.decode_graphs else None
+    runner = ModelRunner(network, store, Sampler(eos_token_ids=eos), row_tile, decodes)
     prober = Prober(
         runner,
         shape,
@@ -177,10 +185,36 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     )
 
 
-def prepare_model(decoder: Decoder) -> tuple[LanguageModel, int]:
-    """Return the form of a loaded decoder that runs fastest here, and the row tile it needs."""
+def prepare_model(decoder: Decoder, quantization: Quantization, device: torch.device) -> tuple[LanguageModel, int]:
+    """Return the form of a loaded decoder that runs fastest on ``device``, and the row tile it needs.
+
+    Linear layers are quantised here where ``quantization`` is a weight-only form: those begin from loaded weights.
+    """
+    if quantization in WEIGHT_ONLY:
+        bits, group = WEIGHT_ONLY[quantization]
+        import_module("steelyard.kernels.triton.linear").quantise_linears(decoder, bits, group)
     row_tile = prepare_linears(decoder)
+    if triton_serves(device):
+        import_module("steelyard.models.triton_layers").fuse_layers(decoder)
+        return decoder, row_tile
     return (FusedDecoder(decoder), 1) if why_not_fused(decoder) is None else (decoder, row_tile)
+
+
+def decode_steps(loaded: LoadedModel, store: KVStore, config: EngineConfig) -> DecodeSteps:
+    """Return recorded steps of decodes.
+
+    Raises:
+        ParamsError: if they cannot be recorded here.
+    """
+    if not triton_serves(store.device):
+        problem = "steps are recorded on CUDA devices where Triton is installed only"
+        raise ParamsError(problem, field="decode_graphs", remedy="Leave it out, or install steelyard[cuda]")
+    if any(isinstance(layer.feed_forward, MoeConfig) for layer in loaded.config.layers):
+        problem = "a mixture of experts computes other kernels in each step"
+        raise ParamsError(problem, field="decode_graphs", remedy="Leave it out for this model")
+    make = import_module("steelyard.engine.cuda_graphs").DecodeGraphs
+    sizes = {"max_batch": config.max_num_seqs, "max_model_len": config.max_model_len}
+    return cast(DecodeSteps, make(loaded.module, store, **sizes))
 
 
 def choose_quantization(resolved: ResolvedModel, options: LLMOptions, device: torch.device) -> Quantization:
@@ -207,7 +241,8 @@ def check_weights_fit(
 
 
 def _held_as(quantization: Quantization, dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.") if quantization is Quantization.NONE else quantization.value
+    loaded_whole = quantization is Quantization.NONE or quantization in WEIGHT_ONLY
+    return str(dtype).removeprefix("torch.") if loaded_whole else quantization.value
 
 
 def resolve_device(name: str) -> torch.device:
@@ -308,6 +343,7 @@ def engine_config(loaded: LoadedModel, options: LLMOptions, shape: KVShape, devi
         max_num_batched_tokens=options.max_num_batched_tokens or step_tokens,
         max_waiting=options.max_waiting,
         enable_prefix_caching=options.enable_prefix_caching,
+        overlap_steps=options.overlap_steps,
         seed=options.seed,
     )
 

@@ -20,6 +20,7 @@ class EngineConfig:
         max_num_batched_tokens: tokens computed in one step; longer prompts are computed in chunks.
         max_waiting: sequences that may wait; beyond it submitting raises :class:`EngineBusyError`.
         enable_prefix_caching: share the KV of equal prefixes.
+        overlap_steps: schedule each step while the one before runs (:meth:`.engine.Engine.overlapped_step`).
         seed: of the generator that draws seeds for requests without one.
 
     Raises:
@@ -34,6 +35,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 512
     max_waiting: int = 4096
     enable_prefix_caching: bool = True
+    overlap_steps: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

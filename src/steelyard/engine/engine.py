@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 from random import Random
 
@@ -30,6 +31,16 @@ from steelyard.memory.kv_manager import KVCacheConfig, KVManager
 from steelyard.policies.schedule.types import Grant, Schedule, ScheduleLimits, SchedulePolicy
 
 _SEED_BITS = 63
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step that executes while the next one is scheduled."""
+
+    start_s: float
+    schedule: Schedule
+    batch: Batch
+    execution: asyncio.Task[StepOutput]
 
 
 class Engine:
@@ -85,6 +96,7 @@ class Engine:
         self._room = asyncio.Event()
         self._rng, self._ids = Random(config.seed), count()
         self._num_steps, self._num_in_inbox = 0, 0
+        self._flight: _Flight | None = None
         self._closed = self._released = False
 
     # -- the front door -------------------------------------------------------------------------------------------
@@ -151,12 +163,13 @@ class Engine:
 
         What a step itself raises (a policy's or our own bug, not the executor's) ends every request and the engine.
         """
+        step = self.overlapped_step if self.config.overlap_steps else self.step
         try:
             while not self._closed:
-                if not self._inbox and not len(self._table):
+                if not self._inbox and not len(self._table) and self._flight is None:
                     self._wake.clear()
                     await self._wake.wait()
-                await self.step()
+                await step()
         except Exception as error:
             self._closed = True
             self._end_all(_step_failed("scheduler", error))
@@ -175,8 +188,64 @@ class Engine:
             except Exception as error:
                 self._fail(batch, error)
             else:
+                self._advance(batch)
                 self._commit(batch, output)
             self._observe(start_s, schedule, batch)
+
+    async def overlapped_step(self) -> None:
+        """Receive and schedule one step while the one before executes; commit that one; let the new one execute.
+
+        The schedule counts on every sequence going on: one that turns out to have ended is dropped before its step
+        executes, having held a place in the schedule and perhaps a block for nothing. Requests that come while a step
+        executes wait for one step more than in :meth:`step`. Tokens are the same.
+        """
+        async with self._stepping:
+            start_s = now_s()
+            self._receive()
+            planned = self._schedule() if len(self._table) else None
+            landed = await self._land()
+            if planned is not None:
+                schedule, batch = planned
+                if not landed:
+                    self._requeue(batch)
+                await self._launch(start_s, schedule, batch)
+
+    async def _launch(self, start_s: float, schedule: Schedule, batch: Batch) -> None:
+        """Let a step execute, without those of its sequences that have ended since."""
+        works = tuple(work for work in batch.works if work.sequence.status is SequenceStatus.RUNNING)
+        batch = Batch(batch.step, works)
+        if not works:
+            self._observe(start_s, schedule, batch)
+            return
+        self._view.sampling = frozenset(work.sequence.id for work in works if work.samples)
+        self._advance(batch)
+        execution = asyncio.create_task(self._executor.execute(batch))
+        self._flight = _Flight(start_s, schedule, batch, execution)
+        await asyncio.sleep(0)  # it begins now, not when the next step is scheduled
+
+    async def _land(self) -> bool:
+        """Wait for the step in flight, if there is one, and commit it; return whether it did not fail."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return True
+        error: Exception | None = None
+        try:
+            output = await flight.execution
+        except Exception as caught:
+            error = caught
+            self._fail(flight.batch, caught)
+        else:
+            self._commit(flight.batch, output)
+        self._view.sampling = frozenset()
+        self._observe(flight.start_s, flight.schedule, flight.batch)
+        return error is None
+
+    def _requeue(self, batch: Batch) -> None:
+        """Take back a planned step that may rest on keys and values which a failed step did not write."""
+        for work in batch.works:
+            if work.sequence.status is SequenceStatus.RUNNING:
+                self._kv.release(work.sequence)
+                self._table.preempt(work.sequence)
 
     async def close(self) -> None:
         """Let the step in flight end, end every request with an error, and release the executor. Idempotent."""
@@ -187,6 +256,7 @@ class Engine:
         self._room.set()
         stopped = EngineStoppedError("it was closed while working", field="engine", remedy="Make a new one")
         async with self._stepping:
+            await self._land()
             self._end_all(stopped)
         await self._executor.close()
 
@@ -213,15 +283,21 @@ class Engine:
             self._table.start(sequence)
             self._completions[sequence.id][0].note_scheduled(now_s(), sequence.num_computed_tokens)
         start = sequence.num_computed_tokens
-        num_tokens = min(grant.num_tokens, sequence.num_new_tokens)
+        foreseen = int(sequence.id in self._view.sampling)
+        num_tokens = min(grant.num_tokens, sequence.num_new_tokens + foreseen)
         self._kv.grow(sequence, start + num_tokens)
         return SequenceWork(sequence, start, num_tokens, self._kv.block_table(sequence.id))
+
+    def _advance(self, batch: Batch) -> None:
+        for work in batch.works:
+            work.sequence.num_computed_tokens = work.end
 
     def _commit(self, batch: Batch, output: StepOutput) -> None:
         now = now_s()
         for work in batch.works:
             sequence = work.sequence
-            sequence.num_computed_tokens = work.end
+            if sequence.status is SequenceStatus.FINISHED:  # cancelled while its step executed
+                continue
             response, completion = self._completions[sequence.id]
             if sequence.id in output.prompt_logprobs and sequence.index == 0:
                 response.note_prompt_logprobs(work.start + 1, output.prompt_logprobs[sequence.id])
@@ -290,7 +366,8 @@ class Engine:
         """End the requests of a failed step; the blocks they filled may hold anything, so no cached prefix survives."""
         error = cause if isinstance(cause, SteelyardError) else _step_failed("executor", cause)
         for request_id in dict.fromkeys(work.sequence.request_id for work in batch.works):
-            self._end(self._responses[request_id], FinishReason.ERROR, error)
+            if request_id in self._responses:  # not cancelled while its step executed
+                self._end(self._responses[request_id], FinishReason.ERROR, error)
         self._kv.reset_prefix_cache()
 
     def _watch_deadline(self, response: Response, deadline_s: float) -> None:

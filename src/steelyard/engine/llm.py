@@ -19,7 +19,7 @@ from steelyard.core.request import RequestOutput
 from steelyard.engine.async_llm import AsyncLLM, Message, Prompt
 from steelyard.engine.probe import TextScore
 from steelyard.engine.response import Response
-from steelyard.engine.torch_executor import InlineExecutor
+from steelyard.engine.torch_executor import InlineExecutor, TorchExecutor
 from steelyard.engine.view import Observer
 from steelyard.models.text.tokenizer import Tokenizer
 
@@ -40,7 +40,9 @@ class LLM:
     """
 
     def __init__(self, model: str | None = None, *, observers: tuple[Observer, ...] = (), **options: Any) -> None:
-        self._llm = AsyncLLM(model, observers=observers, executor=InlineExecutor, **options)
+        # Overlapped steps are scheduled while another thread computes; a loop that computes itself overlaps nothing.
+        executor = TorchExecutor if options.get("overlap_steps") else InlineExecutor
+        self._llm = AsyncLLM(model, observers=observers, executor=executor, **options)
         self._stream_ids = count()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="steelyard-engine", daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,18 @@ from steelyard.models.contract import LanguageModel
 _LOGITS_ROWS = 256
 
 
+class DecodeSteps(Protocol):
+    """Computes steps in which every sequence computes one token, faster than kernel by kernel from Python."""
+
+    def takes(self, works: Sequence[SequenceWork]) -> bool:
+        """Return whether it can compute this step."""
+        ...
+
+    def hidden(self, works: Sequence[SequenceWork]) -> Tensor:
+        """Return ``[sequences, hidden_size]``, valid until the next call."""
+        ...
+
+
 class ModelRunner:
     """Runs batches through a model and its KV store.
 
@@ -26,10 +39,19 @@ class ModelRunner:
         store: where keys and values live.
         sampler: picks tokens from logits.
         row_tile: packed tokens are padded to a multiple of this, so that rows keep their bits (kernels.linear).
+        decodes: computes steps of decodes over ``store`` in a way of its own; ``None`` for as all others.
     """
 
-    def __init__(self, model: LanguageModel, store: KVStore, sampler: Sampler, row_tile: int = 1) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        store: KVStore,
+        sampler: Sampler,
+        row_tile: int = 1,
+        decodes: DecodeSteps | None = None,
+    ) -> None:
         self._model, self._store, self._sampler, self._row_tile = model, store, sampler, row_tile
+        self._decodes = decodes
 
     @property
     def block_size(self) -> int:
@@ -53,6 +75,8 @@ class ModelRunner:
         return self._model.logits(hidden)
 
     def _hidden(self, works: Sequence[SequenceWork], store: KVStore) -> Tensor:
+        if store is self._store and self._decodes is not None and self._decodes.takes(works):
+            return self._decodes.hidden(works)
         num_tokens = sum(work.num_tokens for work in works)
         padding = round_up(num_tokens, self._row_tile) - num_tokens
         tokens = [token for work in works for token in work.sequence.tokens[work.start : work.end]]

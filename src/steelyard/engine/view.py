@@ -9,7 +9,7 @@ from steelyard.core.kv import CachedPrefix
 from steelyard.core.sequence import Sequence
 from steelyard.engine.sequence_table import SequenceTable
 from steelyard.memory.kv_manager import KVManager
-from steelyard.policies.schedule.types import Schedule, ScheduleLimits
+from steelyard.policies.schedule.types import Schedule, ScheduleLimits, SequenceView
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,18 @@ class StepRecord:
     num_free_blocks: int
 
 
+@dataclass(frozen=True, slots=True)
+class ForeseenSequence:
+    """A running sequence as policies see it while a step executes that will make it one token longer."""
+
+    id: int
+    num_tokens: int
+    num_prompt_tokens: int
+    num_computed_tokens: int
+    priority: int
+    arrival_s: float
+
+
 Observer = Callable[[StepRecord], None]
 
 
@@ -46,11 +58,12 @@ class EngineView:
     def __init__(self, table: SequenceTable, kv: KVManager, limits: ScheduleLimits) -> None:
         self._table, self._kv, self.limits = table, kv, limits
         self.now_s = 0.0
+        self.sampling: frozenset[int] = frozenset()  # sequences that the step in flight will make longer
 
     @property
-    def running(self) -> list[Sequence]:
+    def running(self) -> list[SequenceView]:
         """See the protocol."""
-        return self._table.running
+        return [_foreseen(s) if s.id in self.sampling else s for s in self._table.running]
 
     @property
     def waiting(self) -> list[Sequence]:
@@ -73,3 +86,14 @@ class EngineView:
     def cached_prefix(self, sequence_id: int) -> CachedPrefix:
         """See the protocol."""
         return self._kv.peek_prefix(self._table[sequence_id])
+
+
+def _foreseen(sequence: Sequence) -> ForeseenSequence:
+    return ForeseenSequence(
+        sequence.id,
+        sequence.num_tokens + 1,
+        sequence.num_prompt_tokens,
+        sequence.num_computed_tokens,
+        sequence.priority,
+        sequence.arrival_s,
+    )

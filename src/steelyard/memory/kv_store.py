@@ -1,13 +1,15 @@
 """What every KV store promises, and which one serves a model.
 
-Two stores exist: :class:`~steelyard.memory.native_kv.NativeKVStore`, whose compiled kernels attend to the cache where
-it lies, and :class:`~steelyard.memory.paged_kv.PagedKVStore`, which gathers it for PyTorch, everywhere.
+Three stores exist: :class:`~steelyard.memory.native_kv.NativeKVStore`, whose compiled kernels attend to the cache where
+it lies; ``triton_kv.TritonKVStore``, whose Triton kernels do so on CUDA; and
+:class:`~steelyard.memory.paged_kv.PagedKVStore`, which gathers it for PyTorch, everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from importlib import import_module
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 from steelyard.core.batch import SequenceWork
 from steelyard.kernels.attention import AttentionSpec
 from steelyard.kernels.paged_attention import native_layout_exists
+from steelyard.kernels.triton_available import triton_serves
 from steelyard.memory.native_kv import NativeKVStore
 from steelyard.memory.paged_kv import KVShape, PagedKVStore
 
@@ -57,4 +60,6 @@ def make_kv_store(shape: KVShape, num_blocks: int, device: torch.device) -> KVSt
     """Return the best store for such a cache on ``device``, empty."""
     if native_store_fits(device, shape.num_kv_heads, shape.head_dim, shape.block_size):
         return NativeKVStore(shape, num_blocks)
+    if triton_serves(device):
+        return cast(KVStore, import_module("steelyard.memory.triton_kv").TritonKVStore(shape, num_blocks, device))
     return PagedKVStore(shape, num_blocks, device)

@@ -59,15 +59,20 @@ class PagedKVStore:
         self._keys = _zeros(size, shape.dtype, device).unbind(0)
         self._values = _zeros(size, shape.dtype, device).unbind(0)
 
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values themselves, ``[slots, num_kv_heads · head_dim]``, padding block last."""
+        width = self.shape.num_kv_heads * self.shape.head_dim
+        return self._keys[layer].view(-1, width), self._values[layer].view(-1, width)
+
     def step(self, works: Sequence[SequenceWork]) -> PagedStepKV:
         """Return the access of one step whose tokens are those of ``works``, packed in the order given."""
         return PagedStepKV(self, plan_step(works, self.shape.block_size, self.padding_block, self.device))
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store ``k`` and ``v`` ``[tokens, num_kv_heads, head_dim]`` of one layer at ``slots`` ``[tokens]``."""
-        width = self.shape.num_kv_heads * self.shape.head_dim
-        self._keys[layer].view(-1, width).index_copy_(0, slots, k.reshape(-1, width))
-        self._values[layer].view(-1, width).index_copy_(0, slots, v.reshape(-1, width))
+        keys, values = self.layer(layer)
+        keys.index_copy_(0, slots, k.reshape(-1, keys.shape[1]))
+        values.index_copy_(0, slots, v.reshape(-1, keys.shape[1]))
 
     def read(self, layer: int, blocks: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
         """Return copies of a layer's keys and values, each ``[batch, num_keys, num_kv_heads, head_dim]``.

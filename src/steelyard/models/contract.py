@@ -35,6 +35,21 @@ class KVAccess(Protocol):
 
 
 @runtime_checkable
+class RotatingKV(KVAccess, Protocol):
+    """A :class:`KVAccess` that can also rotate queries and keys on their way."""
+
+    def rotate_and_attend(
+        self, spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor, rotation: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Do as :meth:`attend` with queries and keys that are not rotated yet; ``q`` may be changed in place.
+
+        Args (besides those of :meth:`attend`):
+            rotation: cos and signed sin, each ``[tokens, 1, dim]`` for the first ``dim`` elements of each head.
+        """
+        ...
+
+
+@runtime_checkable
 class PagedKVAccess(KVAccess, Protocol):
     """A :class:`KVAccess` whose cache native code can reach by itself."""
 

@@ -75,7 +75,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotations: Rotations, kv: KVAccess) -> Tensor:
         """Return ``[tokens, hidden_size]`` of ``x`` ``[tokens, hidden_size]``."""
         config = self.config
-        q, k, v = self._project(x)
+        q, k, v = self.project(x)
         if config.rope is not None:
             rotation = rotations[config.rope]
             q, k = rotate(q, rotation), rotate(k, rotation)
@@ -83,7 +83,7 @@ class Attention(nn.Module):
         out: Tensor = self.out(attended.reshape(-1, config.q_size))
         return out
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, each ``[tokens, heads, head_dim]``, normalised but not rotated.
 
         Norms are given dense rows: a view of one row is dense, of several is not, and kernels differ between the two.

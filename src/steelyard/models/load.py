@@ -49,7 +49,7 @@ class LoadedModel:
     Attributes:
         module: on the device asked for, evaluation mode, no gradients.
         generation: what the model's files recommend for sampling.
-        weight_bytes: memory that the parameters take.
+        weight_bytes: memory that the weights take as loaded.
     """
 
     name: str

@@ -4,6 +4,9 @@ A weight stays in the file's own blocks, repacked for this CPU (:mod:`steelyard.
 it is loaded. Activations are quantised to 8 bits per block on the way in. What cannot stay quantised (norms, routers,
 stored formats without a kernel) is loaded as usual.
 
+On CUDA devices only the weights are quantised, and only once loaded: :mod:`steelyard.engine.build` does it, by
+``kernels/triton/linear.py``. Here these forms are only named and settled.
+
 Gate and up rows are interleaved in panels of 16, so that a kernel that makes both can combine them; the
 plain forward here puts the columns back in the decoder's order.
 """
@@ -11,6 +14,7 @@ plain forward here puts the columns back in the decoder's order.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from enum import Enum
 
 import numpy as np
@@ -21,6 +25,7 @@ from steelyard.core.errors import ParamsError
 from steelyard.kernels.native import native_available
 from steelyard.kernels.packed_matrix import PACKED_FROM, PANEL_WIDTH, Allocator, PackedMatrix, alternating_rows
 from steelyard.kernels.qlinear import qlinear
+from steelyard.kernels.triton_available import triton_serves
 from steelyard.models.layers import GatedMlp
 from steelyard.models.parameters import Parameter, ParameterSource
 from steelyard.models.weights.source import WeightSource
@@ -30,15 +35,20 @@ class Quantization(Enum):
     """What the weights of linear layers are held as.
 
     NONE: the model's dtype. STORED: the file's blocks where it has any. W8A8, W4A8: 8 or 4 bits, from whatever the file
-    holds. All but NONE compute with 8-bit activations.
+    holds; these three compute with 8-bit activations, on the CPU. INT8, INT4: 8 or 4 bits with activations as they are,
+    on CUDA.
     """
 
     NONE = "none"
     STORED = "stored"
     W8A8 = "w8a8"
     W4A8 = "w4a8"
+    INT8 = "int8"
+    INT4 = "int4"
 
 
+WEIGHT_ONLY: Mapping[Quantization, tuple[int, int]] = {Quantization.INT8: (8, 128), Quantization.INT4: (4, 32)}
+"""Bits, and inputs that share a scale: few with 4 bits, as codes are only rounded, never chosen by their effect."""
 _FLOAT_FORMATS = {Quantization.W8A8: "q8", Quantization.W4A8: "q4"}
 # Upper bounds: a block's quants with a scale and a minimum of four bytes each.
 _BYTES_PER_WEIGHT = {Quantization.W8A8: 1.25, Quantization.W4A8: 0.75}
@@ -104,13 +114,16 @@ def settle_quantization(name: str, *, device: torch.device, dtype: str, stored_b
     if name not in words:
         raise ParamsError(f"{name!r} is not known", field="quantization", remedy=f"Use one of {', '.join(words)}")
     chosen = Quantization(name)
+    if chosen in WEIGHT_ONLY:
+        _check_weight_only(chosen, device)
+        return chosen
     if chosen is Quantization.NONE:
         return chosen
     if not can:
         raise ParamsError(
             f"{name!r} needs the compiled kernels and a CPU device",
             field="quantization",
-            remedy="Use none, or install with a C++ compiler and run with device cpu",
+            remedy="Use none (or int8 or int4 on CUDA), or install with a C++ compiler and run with device cpu",
         )
     if dtype not in ("auto", "float32"):
         remedy = "Leave dtype out, or use quantization none"
@@ -121,13 +134,25 @@ def settle_quantization(name: str, *, device: torch.device, dtype: str, stored_b
     return chosen
 
 
+def _check_weight_only(chosen: Quantization, device: torch.device) -> None:
+    if device.type != "cuda":
+        remedy = "Use w8a8 or w4a8, which the CPU has, or run with device cuda"
+        raise ParamsError(f"{chosen.value!r} needs a CUDA device", field="quantization", remedy=remedy)
+    if not triton_serves(device):
+        remedy = "Install steelyard[cuda], or use none"
+        raise ParamsError(f"{chosen.value!r} needs Triton", field="quantization", remedy=remedy)
+
+
 def holds_blocks(source: WeightSource) -> bool:
     """Return whether any tensor of a file is in quantised blocks that there are kernels for."""
     return any(source.format(name) in PACKED_FROM for name in source.names())
 
 
 def held_bytes(source: WeightSource, quantization: Quantization, dtype: torch.dtype) -> int:
-    """Return the memory that a file's weights will take, a little more rather than less; no tensor is read."""
+    """Return the memory that a file's weights will take, a little more rather than less; no tensor is read.
+
+    Weight-only forms count as ``dtype``: they are loaded in it first.
+    """
     return sum(_held_bytes(source, name, quantization, dtype) for name in source.names())
 
 
@@ -161,7 +186,8 @@ def quantise_parameter(
         Whether it was done; if not, the parameter is to be loaded as usual.
     """
     path, _, leaf = parameter.name.rpartition(".")
-    if quantization is Quantization.NONE or leaf != "weight" or path.endswith(("router", "shared_gate", "positions")):
+    whole = quantization is Quantization.NONE or quantization in WEIGHT_ONLY
+    if whole or leaf != "weight" or path.endswith(("router", "shared_gate", "positions")):
         return False
     layer = module.get_submodule(path)
     if not isinstance(layer, nn.Linear | nn.Embedding):
