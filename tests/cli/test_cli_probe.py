@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from dataclasses import replace
 import pytest
 from measured_machine import measured_profile
 
+from steelyard.cli import probe as probe_command
 from steelyard.cli import profiles
 from steelyard.core.errors import StorageError
 from steelyard.cost.profile import read_profile
@@ -84,6 +86,16 @@ def test_an_interrupt_keeps_the_old_file(cli, stored_probe, monkeypatch):
     assert cli("probe").code == 130
     assert stored_probe.read_text() == before
     assert os.listdir(stored_probe.parent) == ["probe.toml"]
+
+
+def test_ctrl_c_while_the_file_is_tried_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "unlink", interrupted)
+    with contextlib.suppress(KeyboardInterrupt):
+        probe_command._check_writable(tmp_path / "out" / "machine.toml")
+    assert os.listdir(tmp_path / "out") == []
 
 
 def test_ctrl_c_while_measuring(start, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,9 +62,9 @@ def _check_writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(None, "it is a directory")
-        trial = path.with_name(f".{path.name}.writable")
-        trial.touch()
-        trial.unlink()
+        # A file without a name, where the file system has them: Ctrl-C cannot leave it behind.
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         problem = f"{path} cannot be written: {error.strerror or error}"
         raise StorageError(problem, field="--output", remedy="Give a file that you may write") from error

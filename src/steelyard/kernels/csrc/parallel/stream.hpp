@@ -1,4 +1,6 @@
 // McCalpin's STREAM on the layer of this folder: copy c = a, scale b = 3 c, add c = a + b, triad a = b + 3 c, float64.
+// It measures how this layer places pages and divides loops; probe/stream_kernel.cpp is another measure, of what the
+// widest instructions get from each cache and from memory: float32, once per instruction set, without placement.
 #pragma once
 
 #include <array>
