@@ -22,6 +22,7 @@ from steelyard.engine.sampling import Sampler
 from steelyard.engine.view import Observer
 from steelyard.hardware.this_machine import available_memory_bytes, release_freed_memory
 from steelyard.kernels.linear import prepare_linears
+from steelyard.kernels.paged_attention import multiplies_bfloat16
 from steelyard.kernels.triton_available import triton_serves
 from steelyard.memory.kv_store import KVStore, make_kv_store, native_store_fits
 from steelyard.memory.paged_kv import KVShape
@@ -284,8 +285,9 @@ def set_threads(threads: int | None) -> None:
 def resolve_kv_cache_dtype(name: str, dtype: torch.dtype, *, native: bool) -> torch.dtype:
     """Return the KV cache's dtype for a user's word.
 
-    ``auto`` is the model's dtype on the PyTorch path; the native kernels compute in float32 whatever they store, and
-    store float32 models' keys and values in float16.
+    ``auto`` is the model's dtype on the PyTorch path. In the native layout, float32 models' keys and values take half
+    the bytes: as bfloat16 where the CPU multiplies pairs of them, which nearly halves the time of long prefills, else as
+    float16, which rounds eight times finer.
 
     Args:
         name: the word.
@@ -293,7 +295,9 @@ def resolve_kv_cache_dtype(name: str, dtype: torch.dtype, *, native: bool) -> to
         native: whether the cache is in the native kernels' layout; only that knows other dtypes than the model's.
     """
     if name == "auto":
-        return torch.float16 if native and dtype is torch.float32 else dtype
+        if not native or dtype is not torch.float32:
+            return dtype
+        return torch.bfloat16 if multiplies_bfloat16() else torch.float16
     if name not in KV_CACHE_DTYPES:
         remedy = f"Use auto, {', '.join(KV_CACHE_DTYPES)}"
         raise ParamsError(f"{name!r} is no dtype of a KV cache", field="kv_cache_dtype", remedy=remedy)

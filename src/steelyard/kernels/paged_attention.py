@@ -39,6 +39,12 @@ def native_layout_exists(num_kv_heads: int, head_dim: int, block_size: int) -> b
     return fits and block_size > 0 and block_size % KEY_GROUP == 0 and native_kernels() is not None
 
 
+def multiplies_bfloat16() -> bool:
+    """Return whether the compiled kernels multiply pairs of bfloat16 on this CPU, instead of converting them."""
+    native = native_kernels()
+    return native is not None and "avx512_bf16" in native.isas()
+
+
 @dataclass(frozen=True, slots=True)
 class StepSequences:
     """A step's sequences as the kernels take them, packed one after another.
