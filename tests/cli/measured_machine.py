@@ -16,9 +16,9 @@ def measured_profile() -> Profile:
     machine = this_machine()
     cpu = machine.devices[0]
     tier = replace(cpu.memory[0], bandwidth_bytes_per_s=1e9)
-    rates = tuple(PeakRate(dtype=dtype, flop_per_s=1e9) for dtype in ("float32", "bfloat16"))
+    rates = tuple(PeakRate(dtype=dtype, flop_per_s=1e9) for dtype in ("float32", "bfloat16", "int8"))
     half = {"compute_efficiency": 0.5, "memory_efficiency": 0.5}
-    fits = tuple(OperatorFit(operator=name, dtype="float32", **half) for name in OPERATORS)
+    fits = tuple(OperatorFit(operator=name, dtype=dtype, **half) for dtype in ("float32", "int8") for name in OPERATORS)
     return Profile(
         machine=replace(machine, devices=(replace(cpu, memory=(tier,), peaks=rates), *machine.devices[1:])),
         measured_at="2026-01-31T12:00:00Z",

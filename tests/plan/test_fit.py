@@ -39,8 +39,8 @@ def _machine(free, kind=DeviceKind.CPU):
     return Machine(name="m", cpu_model="c", num_logical_cores=1, num_usable_cores=1, devices=(device,))
 
 
-def _fit(free, context=1024, batch=4, model=MODEL, **load):
-    return fit(model, _machine(free), FitLoad(context=context, batch=batch, **load))
+def _fit(free, context=1024, batch=4, model=MODEL, keeps_blocks=False, **load):
+    return fit(model, _machine(free), FitLoad(context=context, batch=batch, **load), keeps_blocks=keeps_blocks)
 
 
 def test_limits_are_those_of_the_step_plan():
@@ -82,6 +82,19 @@ def test_stored_weights_are_said_to_be_held_wide():
     on_gpu = fit(MODEL, _machine(8 * GIB, DeviceKind.GPU), FitLoad(context=1, batch=1), device="cuda:0")
     assert on_gpu.format("as stored").held_as == "bfloat16"
     assert [one.name for one in _fit(8 * GIB, model=replace(MODEL, stored=())).formats] == ["float32", "bfloat16"]
+
+
+def test_blocks_that_are_kept_take_what_the_file_takes():
+    kept = _fit(8 * GIB, keeps_blocks=True).format("as stored")
+    wide = _fit(8 * GIB).format("as stored")
+    assert kept.held_as == "quantised"
+    assert MODEL.stored_bytes <= kept.need.weights <= 1.2 * MODEL.stored_bytes
+    assert kept.need.weights < wide.need.weights / 3
+    assert kept.need.kv_cache * 2 == wide.need.kv_cache
+    assert "kept so in memory" in kept.note
+    load = FitLoad(context=1, batch=1)
+    on_gpu = fit(MODEL, _machine(8 * GIB, DeviceKind.GPU), load, device="cuda:0", keeps_blocks=True)
+    assert on_gpu.format("as stored").held_as == "bfloat16"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

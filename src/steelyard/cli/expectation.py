@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from steelyard.cli.loading import Loaded
@@ -12,7 +12,10 @@ from steelyard.cli.probe_tables import format_fine_seconds
 from steelyard.cli.profiles import KnownMachine, known_machine
 from steelyard.core.errors import InputError
 from steelyard.cost.operators import OperatorRow, operator_rows
-from steelyard.engine.prediction import model_shape
+from steelyard.cost.roofline import ModelShape
+from steelyard.engine.build import Parts
+from steelyard.engine.prediction import model_shape, num_weights, quantised_shape
+from steelyard.models.quantised import QuantisedEmbedding
 from steelyard.plan.speed import SpeedForecast, StepForecast, forecast
 
 
@@ -62,7 +65,7 @@ def _expectation(
     device = str(next(parts.model.module.parameters()).device)
     try:
         speed = forecast(
-            model_shape(parts.model.config, parts.dtype),
+            held_shape(parts),
             known.profile.machine.device(device),
             known.profile.calibration if device == "cpu" else None,
             prompt_tokens=prompt_tokens,
@@ -72,6 +75,14 @@ def _expectation(
     except InputError:
         speed = None
     return Expectation(origin=known.origin, speed=speed)
+
+
+def held_shape(parts: Parts) -> ModelShape:
+    """Return what decides a loaded model's cost, in the formats that its weights and its KV cache are held in."""
+    config, kv_bytes = parts.model.config, parts.runner.kv_shape.dtype.itemsize
+    if isinstance(parts.model.module.embed, QuantisedEmbedding):
+        return quantised_shape(config, parts.model.weight_bytes / num_weights(config), kv_bytes)
+    return replace(model_shape(config, parts.dtype), kv_bytes=kv_bytes)
 
 
 def comparison_table(rates: Mapping[str, Compared]) -> str:

@@ -13,14 +13,17 @@ from steelyard.cli.output import configure_logging, format_table, print_json, wr
 from steelyard.cli.profiles import KnownMachine, known_machine
 from steelyard.core.errors import InputError
 from steelyard.core.units import format_bytes, format_seconds
+from steelyard.cost.roofline import ModelShape
 from steelyard.engine.build import DTYPES
-from steelyard.engine.prediction import model_shape
+from steelyard.engine.prediction import model_shape, num_weights, quantised_shape
 from steelyard.hardware.this_machine import this_machine
+from steelyard.kernels.native import native_available
+from steelyard.kernels.packed_matrix import PACKED_FROM
 from steelyard.models.catalogue import default_model
 from steelyard.models.config import ModelConfig
 from steelyard.models.load import describe_model
 from steelyard.models.resolve import ResolvedModel, open_weights, resolve_model
-from steelyard.plan.fit import FitLoad, FitReport, FormatFit
+from steelyard.plan.fit import QUANTISED, FitLoad, FitReport, FormatFit
 from steelyard.plan.fit import fit as plan_fit
 from steelyard.plan.footprint import ModelFootprint, footprint_from_config
 from steelyard.plan.speed import SpeedForecast, forecast
@@ -64,9 +67,13 @@ def fit(
     configure_logging()
     config, footprint = described_model(resolve_model(model if model is not None else default_model()))
     length = context if context is not None else min(_DEFAULT_CONTEXT, footprint.max_context)
-    report = plan_fit(footprint, this_machine(), FitLoad(context=length, batch=batch), device=device)
+    keeps_blocks = native_available() and any(part.name in PACKED_FROM for part in footprint.stored)
+    load = FitLoad(context=length, batch=batch)
+    report = plan_fit(footprint, this_machine(), load, device=device, keeps_blocks=keeps_blocks)
     known = known_machine()
-    speeds = {one.name: expected_speed(config, one.held_as, known, device) for one in report.formats}
+    bytes_per_weight = footprint.stored_bytes / num_weights(config)
+    shapes = {one.name: shape_held_as(config, one.held_as, bytes_per_weight) for one in report.formats}
+    speeds = {name: expected_speed(config, shape, known, device) for name, shape in shapes.items()}
     if output.json:
         print_json(_fields(report, footprint, speeds, known))
     else:
@@ -84,14 +91,21 @@ def described_model(resolved: ResolvedModel) -> tuple[ModelConfig, ModelFootprin
         return config, footprint_from_config(config, source, name=resolved.name)
 
 
-def expected_speed(config: ModelConfig, dtype: str, known: KnownMachine, device: str) -> SpeedForecast | None:
+def shape_held_as(config: ModelConfig, held_as: str, bytes_per_weight: float) -> ModelShape:
+    """Return what decides the cost of a model whose weights are held in a dtype, or quantised."""
+    if held_as == QUANTISED:
+        return quantised_shape(config, bytes_per_weight, kv_bytes=2)
+    return model_shape(config, DTYPES[held_as])
+
+
+def expected_speed(config: ModelConfig, shape: ModelShape, known: KnownMachine, device: str) -> SpeedForecast | None:
     """Return how fast one prompt of 512 tokens should be answered; ``None`` if the device's rates are not known."""
     profile = known.profile
     calibration = profile.calibration if device == "cpu" else None
     prompt_tokens = min(_PROMPT_TOKENS, config.max_position_embeddings)
     try:
         return forecast(
-            model_shape(config, DTYPES[dtype]),
+            shape,
             profile.machine.device(device),
             calibration,
             prompt_tokens=prompt_tokens,

@@ -286,8 +286,8 @@ def resolve_kv_cache_dtype(name: str, dtype: torch.dtype, *, native: bool) -> to
     """Return the KV cache's dtype for a user's word.
 
     ``auto`` is the model's dtype on the PyTorch path. In the native layout, float32 models' keys and values take half
-    the bytes: as bfloat16 where the CPU multiplies pairs of them, which nearly halves the time of long prefills, else as
-    float16, which rounds eight times finer.
+    the bytes: as bfloat16 where the CPU multiplies pairs of them, which shortens long prefills, else as float16, which
+    rounds eight times finer.
 
     Args:
         name: the word.

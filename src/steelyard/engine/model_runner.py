@@ -14,6 +14,7 @@ from steelyard.core.units import round_up
 from steelyard.engine.logprobs import prompt_logprobs
 from steelyard.engine.sampling import Sampler
 from steelyard.memory.kv_store import KVStore
+from steelyard.memory.paged_kv import KVShape
 from steelyard.models.contract import LanguageModel
 
 _LOGITS_ROWS = 256
@@ -52,6 +53,11 @@ class ModelRunner:
     ) -> None:
         self._model, self._store, self._sampler, self._row_tile = model, store, sampler, row_tile
         self._decodes = decodes
+
+    @property
+    def kv_shape(self) -> KVShape:
+        """Shape and number format of the store."""
+        return self._store.shape
 
     @property
     def block_size(self) -> int:

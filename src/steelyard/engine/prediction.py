@@ -31,6 +31,8 @@ from steelyard.engine.model_runner import ModelRunner
 from steelyard.hardware.device import Device, PeakRate
 from steelyard.models.config import LayerConfig, MlpConfig, ModelConfig
 
+# The rate that quantised weights and activations are multiplied at.
+QUANTISED_ARITHMETIC = "int8"
 _DECODE_CONTEXT = 64
 _PREFILL_TOKENS = 256
 _CALIBRATION_ROUNDS = 9
@@ -52,6 +54,24 @@ def model_shape(config: ModelConfig, dtype: torch.dtype) -> ModelShape:
         dtype=str(dtype).removeprefix("torch."),
         feed_forward_size=_feed_forward_size(config.layers[0]),
     )
+
+
+def quantised_shape(config: ModelConfig, bytes_per_weight: float, kv_bytes: int) -> ModelShape:
+    """Return what decides the cost of a model whose weights stay quantised and meet 8-bit activations.
+
+    Args:
+        config: the model.
+        bytes_per_weight: of the packed weights, scales included.
+        kv_bytes: bytes per element of a key or value.
+    """
+    shape = model_shape(config, torch.float32)
+    return replace(shape, weight_bytes=bytes_per_weight, kv_bytes=kv_bytes, dtype=QUANTISED_ARITHMETIC)
+
+
+def num_weights(config: ModelConfig) -> int:
+    """Return the matrix weights that a token passes, the output projection included, as the cost model counts them."""
+    shape = model_shape(config, torch.float32)
+    return shape.num_layer_params + shape.hidden_size * shape.vocab_size
 
 
 def predicted_step_cost(

@@ -28,8 +28,11 @@ _BYTES_PER_SAMPLED_LOGIT = 80  # … with some ten float64 copies
 _STEP_TOKENS = {DeviceKind.CPU: 512, DeviceKind.GPU: 2048}
 # What a process takes besides: heap that is not given back, kernel scratch and, on a GPU, the CUDA context.
 _RUNTIME_BYTES = {DeviceKind.CPU: 256 * MIB, DeviceKind.GPU: 1024 * MIB}
-_FLOAT32, _BFLOAT16, _STORED = "float32", "bfloat16", "as stored"
-_ITEM_BYTES = {_FLOAT32: 4, _BFLOAT16: 2}
+_FLOAT32, _BFLOAT16, _STORED, QUANTISED = "float32", "bfloat16", "as stored", "quantised"
+_ITEM_BYTES = {_FLOAT32: 4, _BFLOAT16: 2, QUANTISED: 4}
+_QUANTISED_KV_BYTES = 2
+# Packing pads rows, and some formats' scales take more room than in the file.
+_PACKED_GROWTH = 1.1
 
 
 class Verdict(Enum):
@@ -136,7 +139,9 @@ class FitReport:
         raise ParamsError(f"{name!r} was not asked about", field="dtype", remedy=f"Use one of {names}")
 
 
-def fit(footprint: ModelFootprint, machine: Machine, load: FitLoad, *, device: str = "cpu") -> FitReport:
+def fit(
+    footprint: ModelFootprint, machine: Machine, load: FitLoad, *, device: str = "cpu", keeps_blocks: bool = False
+) -> FitReport:
     """Return whether ``load`` on a model fits what ``device`` has free, per format.
 
     Args:
@@ -144,6 +149,7 @@ def fit(footprint: ModelFootprint, machine: Machine, load: FitLoad, *, device: s
         machine: from :func:`steelyard.hardware.this_machine.this_machine`, or a description.
         load: context and batch.
         device: the name of one of the machine's devices.
+        keeps_blocks: whether the engine keeps stored blocks of this model as they are on CPUs.
 
     Raises:
         ParamsError: if the context is longer than the model's.
@@ -158,7 +164,8 @@ def fit(footprint: ModelFootprint, machine: Machine, load: FitLoad, *, device: s
     target = machine.device(device)
     available = target.memory[0].usable_bytes
     names = (_FLOAT32, _BFLOAT16, *([_STORED] if footprint.stored else []))
-    formats = tuple(_format_fit(footprint, load, name, target.kind, available) for name in names)
+    held = {name: _held_as(name, target.kind, keeps_blocks) for name in names}
+    formats = tuple(_format_fit(footprint, load, name, held[name], target.kind, available) for name in names)
     return FitReport(model=footprint.name, device=device, available_bytes=available, load=load, formats=formats)
 
 
@@ -166,6 +173,14 @@ def memory_need(footprint: ModelFootprint, load: FitLoad, dtype: str, kind: Devi
     """Return what the engine allocates for ``load`` with weights and KV cache in ``dtype`` on a device of ``kind``."""
     item = _ITEM_BYTES[dtype]
     tokens = load.batch * round_up(load.context, load.block_size)
+    if dtype == QUANTISED:
+        return MemoryNeed(
+            weights=int(_PACKED_GROWTH * footprint.stored_bytes),
+            kv_cache=(tokens + load.block_size) * footprint.kv_elements_per_token * _QUANTISED_KV_BYTES,
+            workspace=_workspace_bytes(footprint, load, item, kind),
+            loading=footprint.stored_bytes,
+            runtime=_RUNTIME_BYTES[kind],
+        )
     return MemoryNeed(
         weights=_weight_elements(footprint, kind) * item,
         kv_cache=(tokens + load.block_size) * footprint.kv_elements_per_token * item,
@@ -202,9 +217,9 @@ def _workspace_bytes(footprint: ModelFootprint, load: FitLoad, item: int, kind: 
     return (activations + keys + masks) * item + sampling
 
 
-def _format_fit(footprint: ModelFootprint, load: FitLoad, name: str, kind: DeviceKind, available: int) -> FormatFit:
-    held_as = _held_as(name, kind)
-
+def _format_fit(
+    footprint: ModelFootprint, load: FitLoad, name: str, held_as: str, kind: DeviceKind, available: int
+) -> FormatFit:
     def peak(context: int, batch: int) -> int:
         other = FitLoad(context=context, batch=batch, block_size=load.block_size, step_tokens=load.step_tokens)
         return memory_need(footprint, other, held_as, kind).peak
@@ -226,10 +241,12 @@ def _format_fit(footprint: ModelFootprint, load: FitLoad, name: str, kind: Devic
     )
 
 
-def _held_as(name: str, kind: DeviceKind) -> str:
-    """Return what the engine holds; quantised weights are read into the device's usual format."""
+def _held_as(name: str, kind: DeviceKind, keeps_blocks: bool) -> str:
+    """Return what the engine holds; blocks that it does not keep are read into the device's usual format."""
     if name != _STORED:
         return name
+    if keeps_blocks and kind is DeviceKind.CPU:
+        return QUANTISED
     return _FLOAT32 if kind is DeviceKind.CPU else _BFLOAT16
 
 
@@ -266,6 +283,11 @@ def _remedy(
 
 def _stored_note(footprint: ModelFootprint, held_as: str) -> str:
     formats = ", ".join(part.name for part in footprint.stored)
+    if held_as == QUANTISED:
+        return (
+            f"{format_bytes(footprint.stored_bytes)} on disk ({formats}), kept so in memory, repacked; "
+            "the KV cache takes 16 bits per element"
+        )
     return (
         f"{format_bytes(footprint.stored_bytes)} on disk ({formats}), read into {held_as}: "
         "weights are not kept in a quantised form"
