@@ -108,6 +108,18 @@ def test_float_checkpoints_are_quantised_while_loading(
     assert (found - expected).norm() < 10 * most * expected.norm()  # these models have weights that magnify errors
 
 
+@torch.inference_mode()
+def test_the_output_projection_rounds_activations_far_less(stored: LoadedModel) -> None:
+    head = stored.module.lm_head
+    assert isinstance(head, QuantisedLinear)
+    assert head.fine
+    x = torch.randn(5, head.in_features, generator=torch.Generator().manual_seed(0))
+    exact = x.double() @ head.packed.dequantise().double().T
+    coarse = QuantisedLinear(head.packed)(x)
+    assert (head(x) - exact).norm() < (coarse - exact).norm() / 50
+    assert torch.equal(head(x)[2:3], head(x[2:3])), "a row's bits are its own"
+
+
 def test_auto_keeps_blocks_only_where_kernels_and_blocks_are() -> None:
     def settled(device: str = "cpu", dtype: str = "auto", blocks: bool = True) -> Quantization:
         return settle_quantization("auto", device=torch.device(device), dtype=dtype, stored_blocks=blocks)

@@ -255,6 +255,23 @@ class NativeKernels(Protocol):
     ) -> None:
         """Multiply quantised rows by a packed matrix; a ``bias`` of 0 is none; see ``qgemm.hpp``."""
 
+    def qgemm_fine(
+        self,
+        pool: NativeThreadPool,
+        format: str,
+        packed: int,
+        num_rows: int,
+        num_inputs: int,
+        x: int,
+        x_stride: int,
+        num_tokens: int,
+        rest: int,
+        blocks: int,
+        sums: int,
+        out: int,
+    ) -> None:
+        """Multiply rows taken in two steps; room for ``rest`` as ``x``, ``blocks`` and ``sums`` of twice the rows."""
+
     def dequantise_rows(
         self,
         pool: NativeThreadPool,

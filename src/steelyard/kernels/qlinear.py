@@ -27,6 +27,7 @@ __all__ = [
     "Epilogue",
     "PackedMatrix",
     "qlinear",
+    "qlinear_fine",
     "qlinear_reference",
     "qlinear_torch",
     "quantise_rows",
@@ -90,6 +91,40 @@ def qlinear(
         epilogue,
         isa,
     )
+    return out
+
+
+def qlinear_fine(x: Tensor, weight: PackedMatrix) -> Tensor:
+    """Return ``x @ weightᵀ``, with ``x`` taken in two steps of 8 bits, the second for what the first leaves.
+
+    Costs the arithmetic of twice the rows and reads the weights once. A row's bits are its own, as in :func:`qlinear`.
+
+    Args:
+        x: float32 ``[rows, num_inputs]`` on the CPU; rows may be apart.
+        weight: ``[num_rows, num_inputs]``.
+
+    Returns:
+        ``[rows, num_rows]`` float32.
+
+    Raises:
+        ValueError: as :func:`qlinear`.
+    """
+    out = _checked(x, weight, None, "store", None)
+    native = native_kernels()
+    if native is None:
+        values, scales = quantise_rows_torch(x)
+        rest = x - (values * scales[..., None]).view(len(x), -1)[:, : weight.num_inputs]
+        return qlinear_torch(x, weight) + qlinear_torch(rest, weight)
+    if not out.numel():
+        return out
+    num_blocks = ceil_div(weight.num_inputs, BLOCK_LENGTH)
+    rest = torch.empty(x.shape)
+    blocks = torch.empty(2 * len(x) * num_blocks * ACTIVATION_BLOCK_BYTES, dtype=torch.uint8)
+    sums = torch.empty(2 * len(x), weight.num_rows)
+    native.qgemm_fine(
+        thread_pool(), weight.format, weight.data.data_ptr(), weight.num_rows, weight.num_inputs, x.data_ptr(),
+        x.stride(0), len(x), rest.data_ptr(), blocks.data_ptr(), sums.data_ptr(), out.data_ptr(),
+    )  # fmt: skip
     return out
 
 

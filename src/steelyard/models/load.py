@@ -162,7 +162,7 @@ def _build_decoder(
 def tie_embeddings(module: Decoder) -> None:
     """Let the output projection use the embedding matrix."""
     if isinstance(module.embed, QuantisedEmbedding):
-        module.lm_head = QuantisedLinear(module.embed.packed)
+        module.lm_head = QuantisedLinear(module.embed.packed, fine=True)
     else:
         module.lm_head.weight = module.embed.weight
 

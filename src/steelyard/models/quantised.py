@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from steelyard.core.errors import ParamsError
 from steelyard.kernels.native import native_available
 from steelyard.kernels.packed_matrix import PACKED_FROM, PANEL_WIDTH, Allocator, PackedMatrix, alternating_rows
-from steelyard.kernels.qlinear import qlinear
+from steelyard.kernels.qlinear import qlinear, qlinear_fine
 from steelyard.kernels.triton_available import triton_serves
 from steelyard.models.layers import GatedMlp
 from steelyard.models.parameters import Parameter, ParameterSource
@@ -61,11 +61,14 @@ class QuantisedLinear(nn.Module):
     Args:
         packed: the weight, rows in the order of ``places``.
         places: ``[out_features]`` int64, where in the packed matrix each output's row is; ``None`` if as in the layer.
+        fine: whether activations take two steps of 8 bits, the second for what the first leaves. It costs arithmetic
+            but no further reading of weights, so it is for the output projection, which meets few rows and whose
+            rounding nothing after it averages out.
     """
 
-    def __init__(self, packed: PackedMatrix, places: Tensor | None = None) -> None:
+    def __init__(self, packed: PackedMatrix, places: Tensor | None = None, *, fine: bool = False) -> None:
         super().__init__()
-        self.packed, self.places = packed, places
+        self.packed, self.places, self.fine = packed, places, fine
         self.in_features, self.out_features = packed.num_inputs, packed.num_rows
         self.bias: nn.Parameter | None
         self.register_parameter("bias", None)
@@ -77,7 +80,7 @@ class QuantisedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[rows, out_features]`` float32 of ``x`` ``[rows, in_features]``."""
-        out = qlinear(x, self.packed)
+        out = (qlinear_fine if self.fine else qlinear)(x, self.packed)
         if self.places is not None:
             out = out[:, self.places]
         return out if self.bias is None else out + self.bias
@@ -196,7 +199,8 @@ def quantise_parameter(
     packed = _pack(parameter, source, quantization, places, allocate)
     if packed is None:
         return False
-    made = QuantisedLinear(packed, places) if isinstance(layer, nn.Linear) else QuantisedEmbedding(packed)
+    fine = path == "lm_head"
+    made = QuantisedLinear(packed, places, fine=fine) if isinstance(layer, nn.Linear) else QuantisedEmbedding(packed)
     parent, _, name = path.rpartition(".")
     setattr(module.get_submodule(parent), name, made)
     return True
