@@ -117,7 +117,8 @@ def test_the_output_projection_rounds_activations_far_less(stored: LoadedModel) 
     exact = x.double() @ head.packed.dequantise().double().T
     coarse = QuantisedLinear(head.packed)(x)
     assert (head(x) - exact).norm() < (coarse - exact).norm() / 50
-    assert torch.equal(head(x)[2:3], head(x[2:3])), "a row's bits are its own"
+    if native_available():  # PyTorch promises no such thing
+        assert torch.equal(head(x)[2:3], head(x[2:3])), "a row's bits are its own"
 
 
 def test_auto_keeps_blocks_only_where_kernels_and_blocks_are() -> None:
