@@ -22,6 +22,7 @@ from steelyard.core.clock import Stopwatch
 from steelyard.core.units import MIB, ceil_div
 from steelyard.kernels.native import NativeKernels, NativeThreadPool, native_kernels
 from steelyard.kernels.packed_matrix import HugePageArena, PackedMatrix, packed_bytes
+from steelyard.kernels.probe import isas, peak, stream
 from steelyard.kernels.qlinear import ACTIVATION_BLOCK_BYTES
 from steelyard.kernels.threads import thread_pool
 
@@ -51,7 +52,7 @@ def main() -> None:
     if native is None:
         raise SystemExit("the extension is not built")
     pool = thread_pool(options.threads)
-    read_per_s, operations_per_s = read_roofline(native, pool), dot_roofline(native, pool)
+    read_per_s, operations_per_s = read_roofline(pool), dot_roofline(pool)
     isa, gb_per_s, gop_per_s = native.isas()[-1], read_per_s / 1e9, operations_per_s / 1e9
     print(f"{isa}, {options.threads} threads: {gb_per_s:.1f} GB/s, {gop_per_s:.0f} GOP/s")
     print_quantisation(native, pool)
@@ -78,18 +79,17 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_roofline(native: NativeKernels, pool: NativeThreadPool) -> float:
+def read_roofline(pool: NativeThreadPool) -> float:
     """Return the bytes per second that can be read from memory."""
-    memory = HugePageArena()(COPIES_BYTES)
-    memory.fill_(1)
-    return COPIES_BYTES / best_s(lambda: native.read_bytes(pool, memory.data_ptr(), COPIES_BYTES, 1))
+    memory = HugePageArena()(COPIES_BYTES).view(torch.float32).fill_(1)
+    return COPIES_BYTES / best_s(lambda: stream("read", memory, memory, memory, pool, 1, isas()[-1]))
 
 
-def dot_roofline(native: NativeKernels, pool: NativeThreadPool) -> float:
+def dot_roofline(pool: NativeThreadPool) -> float:
     """Return the 8-bit operations per second that can be done."""
     rounds = 100_000
-    operations = native.dot_products(pool, rounds)
-    return operations / best_s(lambda: native.dot_products(pool, rounds))
+    operations = peak("int8", pool, rounds, isas()[-1])
+    return operations / best_s(lambda: peak("int8", pool, rounds, isas()[-1]))
 
 
 def print_quantisation(native: NativeKernels, pool: NativeThreadPool) -> None:

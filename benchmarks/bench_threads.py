@@ -21,6 +21,7 @@ import torch
 from steelyard.core.clock import Stopwatch
 from steelyard.hardware.this_machine import num_usable_cores
 from steelyard.kernels.native import NativeKernels, NativeThreadPool, native_kernels
+from steelyard.kernels.probe import barriers
 from steelyard.kernels.stream import bytes_moved, run_stream
 
 ROUNDS = 300
@@ -54,11 +55,11 @@ def measure_latency(native: NativeKernels, threads: int, pin: bool) -> str:
     pool = native.make_thread_pool(threads, pin)
 
     def job() -> None:
-        native.run_barriers(pool, 0)
+        barriers(pool, 0)
 
     hot_us = statistics.median(call_us(job) for _ in range(ROUNDS))
     asleep_us = statistics.median(call_us(job, pause_s=0.002) for _ in range(ROUNDS // 3))
-    barrier_us = statistics.median(call_us(lambda: native.run_barriers(pool, BARRIERS)) for _ in range(ROUNDS // 3))
+    barrier_us = statistics.median(call_us(lambda: barriers(pool, BARRIERS)) for _ in range(ROUNDS // 3))
     return f"{threads:8} {'yes' if pin else 'no':>7} {hot_us:8.2f} {asleep_us:14.2f} {barrier_us / BARRIERS:11.3f}"
 
 

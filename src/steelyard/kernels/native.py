@@ -164,8 +164,8 @@ class NativeKernels(Protocol):
     def make_thread_pool(self, num_workers: int, pin: bool = False) -> NativeThreadPool:
         """Return a pool that starts ``num_workers − 1`` threads at its first job; ``pin`` keeps each on one core."""
 
-    def run_barriers(self, pool: NativeThreadPool, count: int) -> None:
-        """Run one job in which all workers meet ``count`` times and do nothing else."""
+    def count_stragglers(self, pool: NativeThreadPool, rounds: int) -> int:
+        """Run one job of ``rounds`` barriers; return how often a worker that passed one saw another still before it."""
 
     def count_visits(self, pool: NativeThreadPool, dynamic: bool, cut: int, counts: int, size: int) -> None:
         """Add 1 to each of ``size`` int32 at ``counts``, by one of the two schedules; ``cut`` is 1 or more."""
@@ -284,12 +284,6 @@ class NativeKernels(Protocol):
         out: int,
     ) -> None:
         """Write the rows of a packed matrix that int64 ``rows`` names, as dense float32."""
-
-    def read_bytes(self, pool: NativeThreadPool, data: int, num_bytes: int, times: int) -> None:
-        """Read memory so many times, each thread its part, as a roofline for benchmarks."""
-
-    def dot_products(self, pool: NativeThreadPool, rounds: int) -> int:
-        """Do 8-bit dot products on registers; return how many multiplications and additions they were."""
 
     def rms_norm_f32(self, x: int, weight: int, out: int, rows: int, hidden: int, eps: float) -> None:
         """Norm ``[rows, hidden]`` at ``x`` into ``out``; ``weight`` is ``[hidden]``. All float32."""

@@ -2,6 +2,9 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
+#include <atomic>
+#include <vector>
+
 #include "../bindings.hpp"
 #include "algorithms.hpp"
 #include "stream.hpp"
@@ -31,10 +34,19 @@ void count_visits(ThreadPool& pool, bool dynamic, std::size_t cut, Address count
     else for_each_range(OnPool(pool), Static{cut}, size, visit);
 }
 
-void run_barriers(ThreadPool& pool, std::size_t count) {
-    pool.run([&](Worker) {
-        for (std::size_t i = 0; i < count; ++i) pool.barrier();
+std::size_t count_stragglers(ThreadPool& pool, std::size_t rounds) {
+    std::vector<std::atomic<std::size_t>> reached(pool.num_workers());
+    std::atomic<std::size_t> stragglers{0};
+    pool.run([&](Worker worker) {
+        for (std::size_t round = 1; round <= rounds; ++round) {
+            reached[worker.index].store(round, std::memory_order_relaxed);
+            pool.barrier();
+            for (const auto& other : reached) {
+                if (other.load(std::memory_order_relaxed) < round) ++stragglers;
+            }
+        }
     });
+    return stragglers;
 }
 
 }  // namespace
@@ -46,8 +58,8 @@ void bind_parallel(nanobind::module_& m) {
     m.def("make_thread_pool", [](std::size_t num_workers, bool pin) { return new ThreadPool(num_workers, pin); },
           "num_workers"_a, "pin"_a = false, nanobind::rv_policy::take_ownership,
           "A pool whose num_workers - 1 threads start with the first job; with pin each stays on a core of its own.");
-    m.def("run_barriers", &run_barriers, "pool"_a, "count"_a, release_gil(),
-          "Run a job in which all workers only meet, `count` times.");
+    m.def("count_stragglers", &count_stragglers, "pool"_a, "rounds"_a, release_gil(),
+          "How often a worker that had passed a barrier saw another that had not come to it.");
     m.def("count_visits", &count_visits, "pool"_a, "dynamic"_a, "cut"_a, "counts"_a, "size"_a, release_gil(),
           "Add 1 to every int32 in counts by the static or the dynamic schedule, cut at multiples of `cut`.");
     m.def("sum_f64", &sum_f64, "pool"_a, "x"_a, "size"_a, release_gil(), "The sum; its bits depend on x alone.");

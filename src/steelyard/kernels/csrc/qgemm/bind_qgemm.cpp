@@ -5,7 +5,6 @@
 #include "../bindings.hpp"
 #include "../parallel/thread_pool.hpp"
 #include "names.hpp"
-#include "roofline.hpp"
 
 namespace steelyard {
 namespace {
@@ -58,36 +57,13 @@ void multiply(ThreadPool& pool, const std::string& format, Address packed, std::
     pool.run([&](Worker worker) { qgemm(args, isa, worker); });
 }
 
-// x in two steps of 8 bits: `blocks` and `sums` have room for twice as many rows, `rest` for as many as x.
 void multiply_fine(ThreadPool& pool, const std::string& format, Address packed, std::size_t num_rows,
                    std::size_t num_inputs, Address x, std::size_t x_stride, std::size_t num_tokens, Address rest,
                    Address blocks, Address sums, Address out) {
     const PackedMatrix weight{at<const std::uint8_t>(packed), packed_format_named(format), num_rows, num_inputs};
-    const QuantisedRows coarse{at<ActivationBlock>(blocks), num_tokens, num_inputs};
-    const QuantisedRows fine{coarse.row(num_tokens), num_tokens, num_inputs};
-    const QuantisedRows both{coarse.blocks, 2 * num_tokens, num_inputs};
-    const std::size_t size = num_tokens * num_rows;
-    pool.run([&](Worker worker) {
-        quantise_rows({at<const float>(x), x_stride, coarse}, best_isa(), worker);
-        pool.barrier();
-        const Range mine = share(num_tokens, worker);
-        for (std::size_t row = mine.begin; row < mine.end; ++row) {
-            for (std::size_t i = 0; i < num_inputs; ++i) {
-                const ActivationBlock& block = coarse.row(row)[i / block_length];
-                const float taken = static_cast<float>(block.values[i % block_length]) * block.scale;
-                at<float>(rest)[row * num_inputs + i] = at<const float>(x)[row * x_stride + i] - taken;
-            }
-        }
-        pool.barrier();
-        quantise_rows({at<const float>(rest), num_inputs, fine}, best_isa(), worker);
-        pool.barrier();
-        qgemm({weight, both, at<float>(sums), num_rows, nullptr, Epilogue::store}, best_isa(), worker);
-        pool.barrier();
-        const Range part = share(size, worker, 16);
-        for (std::size_t i = part.begin; i < part.end; ++i) {
-            at<float>(out)[i] = at<const float>(sums)[i] + at<const float>(sums)[size + i];
-        }
-    });
+    const FineQgemmArgs args{weight,         at<const float>(x), x_stride, num_tokens, at<float>(rest),
+                             at<ActivationBlock>(blocks), at<float>(sums), at<float>(out)};
+    pool.run([&](Worker worker) { qgemm_fine(args, best_isa(), pool, worker); });
 }
 
 void dequantise(ThreadPool& pool, const std::string& format, Address packed, std::size_t num_rows,
@@ -101,17 +77,6 @@ void dequantise(ThreadPool& pool, const std::string& format, Address packed, std
                            at<float>(out) + i * num_inputs);
         }
     });
-}
-
-void read(ThreadPool& pool, Address data, std::size_t num_bytes, std::size_t times) {
-    pool.run([&](Worker worker) {
-        for (std::size_t i = 0; i < times; ++i) read_bytes(at<const std::uint8_t>(data), num_bytes, best_isa(), worker);
-    });
-}
-
-std::size_t dot_products(ThreadPool& pool, std::size_t rounds) {
-    pool.run([&](Worker) { dot_product_rounds(rounds, best_isa()); });
-    return rounds * operations_per_round(best_isa()) * pool.num_workers();
 }
 
 }  // namespace
@@ -133,10 +98,6 @@ void bind_qgemm(nanobind::module_& m) {
           "Multiply float32 rows, taken in two steps of 8 bits, by a packed matrix.");
     m.def("dequantise_rows", &dequantise, "pool"_a, "format"_a, "packed"_a, "num_rows"_a, "num_inputs"_a, "rows"_a,
           "count"_a, "out"_a, release_gil(), "Write the chosen rows of a packed matrix as float32.");
-    m.def("read_bytes", &read, "pool"_a, "data"_a, "num_bytes"_a, "times"_a, release_gil(),
-          "Read memory and do nothing with it.");
-    m.def("dot_products", &dot_products, "pool"_a, "rounds"_a, release_gil(),
-          "Do 8-bit dot products on registers alone; return how many operations they were.");
 }
 
 }  // namespace steelyard

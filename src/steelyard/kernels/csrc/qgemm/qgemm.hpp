@@ -57,6 +57,22 @@ struct QgemmArgs {
 // Does the worker's share of output features, for all rows. No barrier inside: every worker must see all of `rows`.
 void qgemm(const QgemmArgs& args, Isa isa, Worker worker);
 
+// out = x · weight with x taken in two steps of 8 bits: as quantise_rows gives it, and what that leaves, quantised too. Both
+// meet the weights in one pass over them.
+struct FineQgemmArgs {
+    PackedMatrix weight;
+    const float* x;  // [num_tokens, num_inputs], rows x_stride floats apart
+    std::size_t x_stride;
+    std::size_t num_tokens;
+    float* rest;              // room for [num_tokens, num_inputs]
+    ActivationBlock* blocks;  // room for 2 · num_tokens rows
+    float* sums;              // room for [2 · num_tokens, num_rows]
+    float* out;               // [num_tokens, num_rows], dense
+};
+
+// The worker's share, inside a job of `pool`, in which all workers call it: there are barriers inside.
+void qgemm_fine(const FineQgemmArgs& args, Isa isa, ThreadPool& pool, Worker worker);
+
 // The num_inputs weights of one output feature, e.g. for an embedding lookup in a tied matrix.
 void dequantise_row(const PackedMatrix& weight, std::size_t row, float* out);
 
