@@ -64,7 +64,16 @@ STEELYARD_INLINE Floats at_least(Floats a, float low) { return {_mm512_max_ps(a.
 STEELYARD_INLINE Floats at_most(Floats a, float high) { return {_mm512_min_ps(a.v, _mm512_set1_ps(high))}; }
 STEELYARD_INLINE Floats to_floats(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
 STEELYARD_INLINE Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
+STEELYARD_INLINE Ints operator-(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+STEELYARD_INLINE Ints larger(Ints a, Ints b) { return {_mm512_max_epi32(a.v, b.v)}; }
+STEELYARD_INLINE std::int32_t largest(Ints a) { return _mm512_reduce_max_epi32(a.v); }
+STEELYARD_INLINE std::int32_t total(Ints a) { return _mm512_reduce_add_epi32(a.v); }
+// The low byte of each lane.
+STEELYARD_INLINE void store_low_bytes(std::int8_t* p, Ints a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
 STEELYARD_INLINE Ints bits_of(Floats a) { return {_mm512_castps_si512(a.v)}; }
+STEELYARD_INLINE Ints without_sign(Ints a) { return {_mm512_and_si512(a.v, _mm512_set1_epi32(0x7fffffff))}; }
 STEELYARD_INLINE Floats from_bits(Ints a) { return {_mm512_castsi512_ps(a.v)}; }
 template <int count>
 STEELYARD_INLINE Ints shift_left(Ints a) {
@@ -181,6 +190,32 @@ STEELYARD_INLINE Floats at_most(Floats x, float high) {
 }
 STEELYARD_INLINE Floats to_floats(Ints x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 STEELYARD_INLINE Ints operator+(Ints x, Ints y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+STEELYARD_INLINE Ints operator-(Ints x, Ints y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+STEELYARD_INLINE Ints larger(Ints x, Ints y) { return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)}; }
+STEELYARD_INLINE std::int32_t largest(Ints x) {
+    const __m256i eight = _mm256_max_epi32(x.a, x.b);
+    const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+STEELYARD_INLINE std::int32_t total(Ints x) {
+    const __m256i eight = _mm256_add_epi32(x.a, x.b);
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+// The low byte of each lane.
+STEELYARD_INLINE void store_low_bytes(std::int8_t* p, Ints x) {
+    const __m256i low = _mm256_set1_epi32(255);
+    const __m256i words = _mm256_packus_epi32(_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low));
+    const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+STEELYARD_INLINE Ints without_sign(Ints x) {
+    const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+    return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};
+}
 STEELYARD_INLINE Ints bits_of(Floats x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
 STEELYARD_INLINE Floats from_bits(Ints x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
 template <int count>
@@ -317,6 +352,31 @@ STEELYARD_INLINE Ints operator+(const Ints& a, const Ints& b) {
     return lanewise<Ints>([&](std::size_t i) {
         return static_cast<std::int32_t>(static_cast<std::uint32_t>(a.v[i]) + static_cast<std::uint32_t>(b.v[i]));
     });
+}
+STEELYARD_INLINE Ints operator-(const Ints& a, const Ints& b) {
+    return lanewise<Ints>([&](std::size_t i) {
+        return static_cast<std::int32_t>(static_cast<std::uint32_t>(a.v[i]) - static_cast<std::uint32_t>(b.v[i]));
+    });
+}
+STEELYARD_INLINE Ints larger(const Ints& a, const Ints& b) {
+    return lanewise<Ints>([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+STEELYARD_INLINE std::int32_t largest(const Ints& a) {
+    std::int32_t found = a.v[0];
+    for (std::size_t i = 1; i < 16; ++i) found = a.v[i] > found ? a.v[i] : found;
+    return found;
+}
+STEELYARD_INLINE std::int32_t total(const Ints& a) {
+    std::uint32_t sum = 0;
+    for (std::size_t i = 0; i < 16; ++i) sum += static_cast<std::uint32_t>(a.v[i]);
+    return static_cast<std::int32_t>(sum);
+}
+// The low byte of each lane.
+STEELYARD_INLINE void store_low_bytes(std::int8_t* p, const Ints& a) {
+    for (std::size_t i = 0; i < 16; ++i) p[i] = static_cast<std::int8_t>(a.v[i] & 255);
+}
+STEELYARD_INLINE Ints without_sign(const Ints& a) {
+    return lanewise<Ints>([&](std::size_t i) { return a.v[i] & 0x7fffffff; });
 }
 STEELYARD_INLINE Ints bits_of(const Floats& a) {
     Ints out;
