@@ -2,8 +2,8 @@
 //
 // The heart is a tile: R rows times P panels of 16 features, whose R·P sums stay in registers over a run of blocks.
 // With few rows the packed weights are read once, straight through, at the speed of memory. With many rows a pair of
-// panels is cut into runs of blocks that fit the first-level cache; 4-bit weights are widened into such a run once and
-// serve every row of a row block, which is small enough for the second-level cache.
+// panels is cut into runs of blocks that fit the first-level cache; the first tile widens 4-bit weights into such a run
+// and the other rows of a row block, which is small enough for the second-level cache, read them there.
 
 #include "activation.hpp"
 #include "qgemm.hpp"
@@ -26,24 +26,22 @@ constexpr std::size_t max_row_block_bytes = 512 << 10;  // of quantised activati
 
 constexpr std::size_t ceil_div(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
-// How a record of formats.hpp is read.
+// A record of formats.hpp, as it lies in memory.
 template <PackedFormat format>
 struct Packed {
     static constexpr bool narrow = quant_bits(format) == 4;
     static constexpr bool mins = has_mins(format);
     static constexpr int offset_shift = narrow ? 3 : 7;  // the offset is 8 or 128 in formats without minima
-    static constexpr std::size_t bytes = record_bytes(format);
+    const std::uint8_t* record;
 
     template <std::size_t group>
-    static STEELYARD_INLINE Bytes quants(const std::uint8_t* record) {
+    STEELYARD_INLINE Bytes quants() const {
         if constexpr (!narrow) return load_bytes(record + 64 * group);
         else if constexpr (group < 4) return lower_halves(load_bytes(record + 64 * group));
         else return upper_halves(load_bytes(record + 64 * (group - 4)));
     }
-    static STEELYARD_INLINE Floats scales(const std::uint8_t* record) { return floats(record + quant_bytes(format)); }
-    static STEELYARD_INLINE Floats minima(const std::uint8_t* record) {
-        return floats(record + quant_bytes(format) + scale_bytes(format));
-    }
+    STEELYARD_INLINE Floats scales() const { return floats(record + quant_bytes(format)); }
+    STEELYARD_INLINE Floats minima() const { return floats(record + quant_bytes(format) + scale_bytes(format)); }
     static STEELYARD_INLINE Floats floats(const std::uint8_t* p) {
         if constexpr (has_wide_scales(format)) return load(reinterpret_cast<const float*>(p));
         else return load_half(p);
@@ -51,41 +49,82 @@ struct Packed {
 };
 
 // A record of a 4-bit format after widening: a byte per quant, float32 scales, room for minima.
+constexpr std::size_t wide_bytes = 640;
+
 template <PackedFormat format>
 struct Widened {
     static constexpr bool narrow = true;
     static constexpr bool mins = has_mins(format);
     static constexpr int offset_shift = Packed<format>::offset_shift;
-    static constexpr std::size_t bytes = 640;
+    const std::uint8_t* record;
 
     template <std::size_t group>
-    static STEELYARD_INLINE Bytes quants(const std::uint8_t* record) {
+    STEELYARD_INLINE Bytes quants() const {
         return load_bytes(record + 64 * group);
     }
-    static STEELYARD_INLINE Floats scales(const std::uint8_t* record) {
-        return load(reinterpret_cast<const float*>(record + 512));
-    }
-    static STEELYARD_INLINE Floats minima(const std::uint8_t* record) {
-        return load(reinterpret_cast<const float*>(record + 576));
-    }
+    STEELYARD_INLINE Floats scales() const { return load(reinterpret_cast<const float*>(record + 512)); }
+    STEELYARD_INLINE Floats minima() const { return load(reinterpret_cast<const float*>(record + 576)); }
+};
 
-    static STEELYARD_INLINE void widen(const std::uint8_t* record, std::uint8_t* out) {
-        repeat<num_groups>([&](auto g) STEELYARD_INLINE_LAMBDA {
-            store_bytes(out + 64 * g, Packed<format>::template quants<g>(record));
-        });
-        store(reinterpret_cast<float*>(out + 512), Packed<format>::scales(record));
-        if constexpr (mins) store(reinterpret_cast<float*>(out + 576), Packed<format>::minima(record));
+// A packed record that is written to `wide` as it is read, for later tiles to read as Widened: beside the dot products
+// that costs almost nothing.
+template <PackedFormat format>
+struct Widening {
+    static constexpr bool narrow = true;
+    static constexpr bool mins = has_mins(format);
+    static constexpr int offset_shift = Packed<format>::offset_shift;
+    Packed<format> packed;
+    std::uint8_t* wide;
+
+    template <std::size_t group>
+    STEELYARD_INLINE Bytes quants() const {
+        const Bytes found = packed.template quants<group>();
+        store_bytes(wide + 64 * group, found);
+        return found;
+    }
+    STEELYARD_INLINE Floats scales() const { return kept(packed.scales(), wide + 512); }
+    STEELYARD_INLINE Floats minima() const { return kept(packed.minima(), wide + 576); }
+    static STEELYARD_INLINE Floats kept(Floats found, std::uint8_t* p) {
+        store(reinterpret_cast<float*>(p), found);
+        return found;
     }
 };
 
-// Which weights and which rows a tile multiplies.
+// Where the records of a tile's panels come from: at(panel, block).
+template <PackedFormat format>
+struct FromPacked {
+    const std::uint8_t* first;
+    std::size_t panel_bytes;
+    STEELYARD_INLINE Packed<format> at(std::size_t panel, std::size_t block) const {
+        return {first + panel * panel_bytes + block * record_bytes(format)};
+    }
+};
+
+template <PackedFormat format>
+struct FromWidened {
+    const std::uint8_t* first;
+    std::size_t panel_bytes;
+    STEELYARD_INLINE Widened<format> at(std::size_t panel, std::size_t block) const {
+        return {first + panel * panel_bytes + block * wide_bytes};
+    }
+};
+
+template <PackedFormat format>
+struct FromPackedWidening {
+    FromPacked<format> packed;
+    std::uint8_t* wide;
+    std::size_t wide_panel_bytes;
+    STEELYARD_INLINE Widening<format> at(std::size_t panel, std::size_t block) const {
+        return {packed.at(panel, block), wide + panel * wide_panel_bytes + block * wide_bytes};
+    }
+};
+
+// Which rows a tile multiplies, and what it asks memory for meanwhile.
 struct Operands {
-    const std::uint8_t* weights;  // first record of the first panel
-    std::size_t panel_bytes;      // from panel to panel
     const ActivationBlock* rows;  // first block of the first row
     std::size_t row_blocks;       // from row to row
     std::size_t num_blocks;       // to sum over
-    const std::uint8_t* soon;     // packed records to ask memory for meanwhile, or null
+    const std::uint8_t* soon;     // packed records that will be read soon, or null
     std::size_t soon_panel_bytes;
 };
 
@@ -109,10 +148,10 @@ struct Tile {
         });
     }
 
-    // The formula of qgemm.hpp for one block.
-    template <class Record>
-    STEELYARD_INLINE void add_block(const std::uint8_t* record, std::size_t panel_bytes, const ActivationBlock* rows,
-                                    std::size_t row_blocks) {
+    // The formula of qgemm.hpp for one block; record(p) is panel p's.
+    template <class RecordOf>
+    STEELYARD_INLINE void add_block(const RecordOf& record, const ActivationBlock* rows, std::size_t row_blocks) {
+        using Record = decltype(record(0));
         DotSum<Record::narrow> dots[R][P];
         repeat<R>([&](auto r) STEELYARD_INLINE_LAMBDA {
             Ints start = all_ints(0);
@@ -123,22 +162,20 @@ struct Tile {
         });
         repeat<num_groups>([&](auto g) STEELYARD_INLINE_LAMBDA {
             Bytes weights[P];
-            repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA {
-                weights[p] = Record::template quants<g>(record + p * panel_bytes);
-            });
+            repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA { weights[p] = record(p).template quants<g>(); });
             repeat<R>([&](auto r) STEELYARD_INLINE_LAMBDA {
                 const Bytes values = every_lane(rows[r * row_blocks].values + 4 * g);
                 repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA { dots[r][p].add(weights[p], values); });
             });
         });
         repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA {
-            const Floats scales = Record::scales(record + p * panel_bytes);
+            const Floats scales = record(p).scales();
             repeat<R>([&](auto r) STEELYARD_INLINE_LAMBDA {
                 const Floats dot = to_floats(dots[r][p].total()) * scales;
                 sums[r][p] = fma(dot, all(rows[r * row_blocks].scale), sums[r][p]);
             });
             if constexpr (Record::mins) {
-                const Floats minima = Record::minima(record + p * panel_bytes);
+                const Floats minima = record(p).minima();
                 repeat<R>([&](auto r) STEELYARD_INLINE_LAMBDA {
                     sums[r][p] = fma(minima, all(rows[r * row_blocks].sum), sums[r][p]);
                 });
@@ -146,12 +183,10 @@ struct Tile {
         });
     }
 
-    template <class Record, PackedFormat format>
-    STEELYARD_INLINE void add_blocks(const Operands& operands) {
-        const std::uint8_t* record = operands.weights;
+    template <PackedFormat format, class Source>
+    STEELYARD_INLINE void add_blocks(const Source& source, const Operands& operands) {
         const std::uint8_t* soon = operands.soon;
-        const ActivationBlock* rows = operands.rows;
-        for (std::size_t b = 0; b < operands.num_blocks; ++b, record += Record::bytes, ++rows) {
+        for (std::size_t b = 0; b < operands.num_blocks; ++b) {
             if (soon) {
                 repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA {
                     for (std::size_t line = 0; line < record_bytes(format); line += 64) {
@@ -160,7 +195,8 @@ struct Tile {
                 });
                 soon += record_bytes(format);
             }
-            add_block<Record>(record, operands.panel_bytes, rows, operands.row_blocks);
+            const auto record = [&](std::size_t p) STEELYARD_INLINE_LAMBDA { return source.at(p, b); };
+            add_block(record, operands.rows + b, operands.row_blocks);
         }
     }
 
@@ -210,8 +246,8 @@ void whole_tile(const QgemmArgs& args, std::size_t panel) {
     const std::size_t num_blocks = args.weight.num_blocks(), panel_bytes = args.weight.panel_bytes();
     const std::uint8_t* weights = args.weight.panel(panel);
     // Memory is asked for the panels after these: each line once, long before it is read.
-    tile.template add_blocks<Packed<format>, format>(
-        {weights, panel_bytes, args.rows.row(0), num_blocks, num_blocks, weights + P * panel_bytes, panel_bytes});
+    tile.template add_blocks<format>(FromPacked<format>{weights, panel_bytes},
+                                     {args.rows.row(0), num_blocks, num_blocks, weights + P * panel_bytes, panel_bytes});
     tile.finish(args, 0, panel);
 }
 
@@ -232,13 +268,13 @@ struct Parts {
     Range operator[](std::size_t i) const { return {size * i / count, size * (i + 1) / count}; }
 };
 
-template <class Record, PackedFormat format, std::size_t R, std::size_t P>
-void run_tile(const QgemmArgs& args, const Operands& operands, Range run, std::size_t row, std::size_t panel,
-              float* kept) {
+template <PackedFormat format, std::size_t R, std::size_t P, class Source>
+void run_tile(const QgemmArgs& args, const Source& source, const Operands& operands, Range run, std::size_t row,
+              std::size_t panel, float* kept) {
     Tile<R, P> tile;
     if (run.begin == 0) tile.clear();
     else tile.load_from(kept);
-    tile.template add_blocks<Record, format>(operands);
+    tile.template add_blocks<format>(source, operands);
     if (run.end == args.weight.num_blocks()) tile.finish(args, row, panel);
     else tile.store_to(kept);
 }
@@ -246,9 +282,8 @@ void run_tile(const QgemmArgs& args, const Operands& operands, Range run, std::s
 // One or two panels times a block of rows, a run of blocks after another.
 template <PackedFormat format, std::size_t P>
 void panels_by_rows(const QgemmArgs& args, std::size_t panel, Range rows) {
-    constexpr bool widen = quant_bits(format) == 4;
-    using Record = std::conditional_t<widen, Widened<format>, Packed<format>>;
-    alignas(64) std::uint8_t widened[widen ? pair * max_run_blocks * Widened<format>::bytes : 1];
+    constexpr bool widens = quant_bits(format) == 4;
+    alignas(64) std::uint8_t wide[widens ? pair * max_run_blocks * wide_bytes : 1];
     alignas(64) float kept[max_row_block * pair * panel_width];
 
     const std::size_t num_blocks = args.weight.num_blocks(), panel_bytes = args.weight.panel_bytes();
@@ -256,25 +291,21 @@ void panels_by_rows(const QgemmArgs& args, std::size_t panel, Range rows) {
     const Parts tiles(rows.end - rows.begin, max_tile_rows);
     for (std::size_t i = 0; i < runs.count; ++i) {
         const Range run = runs[i];
-        const std::uint8_t* packed = args.weight.panel(panel) + run.begin * record_bytes(format);
-        Operands operands{packed, panel_bytes, nullptr, num_blocks, run.end - run.begin, nullptr, panel_bytes};
-        if constexpr (widen) {
-            operands.weights = widened;
-            operands.panel_bytes = operands.num_blocks * Record::bytes;
-            for (std::size_t p = 0; p < P; ++p) {
-                for (std::size_t b = 0; b < operands.num_blocks; ++b) {
-                    Record::widen(packed + p * panel_bytes + b * record_bytes(format),
-                                  widened + p * operands.panel_bytes + b * Record::bytes);
-                }
-            }
-        }
+        const std::size_t length = run.end - run.begin;
+        const FromPacked<format> packed{args.weight.panel(panel) + run.begin * record_bytes(format), panel_bytes};
         for (std::size_t t = 0; t < tiles.count; ++t) {
             const Range tile = tiles[t];
             const std::size_t row = rows.begin + tile.begin;
-            operands.rows = args.rows.row(row) + run.begin;
-            operands.soon = t == 0 ? packed + P * panel_bytes : nullptr;
+            Operands operands{args.rows.row(row) + run.begin, num_blocks, length, nullptr, panel_bytes};
+            if (t == 0) operands.soon = packed.first + P * panel_bytes;
             with_rows<max_tile_rows>(tile.end - tile.begin, [&](auto R) {
-                run_tile<Record, format, R, P>(args, operands, run, row, panel, kept + tile.begin * pair * panel_width);
+                const auto multiply = [&](const auto& source) {
+                    float* sums = kept + tile.begin * pair * panel_width;
+                    run_tile<format, R, P>(args, source, operands, run, row, panel, sums);
+                };
+                if constexpr (!widens) multiply(packed);
+                else if (t == 0) multiply(FromPackedWidening<format>{packed, wide, length * wide_bytes});
+                else multiply(FromWidened<format>{wide, length * wide_bytes});
             });
         }
     }
