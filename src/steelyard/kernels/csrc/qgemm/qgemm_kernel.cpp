@@ -25,6 +25,7 @@ constexpr std::size_t max_row_block = 192;             // rows whose sums are ke
 constexpr std::size_t max_row_block_bytes = 512 << 10;  // of quantised activations
 
 constexpr std::size_t ceil_div(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+constexpr std::size_t record_lines(PackedFormat format) { return ceil_div(record_bytes(format), 64); }
 
 // A record of formats.hpp, as it lies in memory.
 template <PackedFormat format>
@@ -119,13 +120,19 @@ struct FromPackedWidening {
     }
 };
 
-// Which rows a tile multiplies, and what it asks memory for meanwhile.
+// What a tile asks memory for while it multiplies: some lines of each panel with every block.
+struct Soon {
+    const std::uint8_t* first;
+    std::size_t panel_bytes;
+    std::size_t lines_per_block;
+};
+
+// Which rows a tile multiplies.
 struct Operands {
     const ActivationBlock* rows;  // first block of the first row
     std::size_t row_blocks;       // from row to row
     std::size_t num_blocks;       // to sum over
-    const std::uint8_t* soon;     // packed records that will be read soon, or null
-    std::size_t soon_panel_bytes;
+    Soon soon;
 };
 
 template <std::size_t R, std::size_t P>
@@ -185,15 +192,10 @@ struct Tile {
 
     template <PackedFormat format, class Source>
     STEELYARD_INLINE void add_blocks(const Source& source, const Operands& operands) {
-        const std::uint8_t* soon = operands.soon;
+        const std::uint8_t* soon = operands.soon.first;
         for (std::size_t b = 0; b < operands.num_blocks; ++b) {
-            if (soon) {
-                repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA {
-                    for (std::size_t line = 0; line < record_bytes(format); line += 64) {
-                        STEELYARD_PREFETCH(soon + p * operands.soon_panel_bytes + line);
-                    }
-                });
-                soon += record_bytes(format);
+            for (std::size_t i = 0; i < operands.soon.lines_per_block; ++i, soon += 64) {
+                repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA { STEELYARD_PREFETCH(soon + p * operands.soon.panel_bytes); });
             }
             const auto record = [&](std::size_t p) STEELYARD_INLINE_LAMBDA { return source.at(p, b); };
             add_block(record, operands.rows + b, operands.row_blocks);
@@ -246,8 +248,9 @@ void whole_tile(const QgemmArgs& args, std::size_t panel) {
     const std::size_t num_blocks = args.weight.num_blocks(), panel_bytes = args.weight.panel_bytes();
     const std::uint8_t* weights = args.weight.panel(panel);
     // Memory is asked for the panels after these: each line once, long before it is read.
+    const Soon soon{weights + P * panel_bytes, panel_bytes, record_lines(format)};
     tile.template add_blocks<format>(FromPacked<format>{weights, panel_bytes},
-                                     {args.rows.row(0), num_blocks, num_blocks, weights + P * panel_bytes, panel_bytes});
+                                     {args.rows.row(0), num_blocks, num_blocks, soon});
     tile.finish(args, 0, panel);
 }
 
@@ -289,6 +292,7 @@ void panels_by_rows(const QgemmArgs& args, std::size_t panel, Range rows) {
     const std::size_t num_blocks = args.weight.num_blocks(), panel_bytes = args.weight.panel_bytes();
     const Parts runs(num_blocks, max_run_blocks);
     const Parts tiles(rows.end - rows.begin, max_tile_rows);
+    const std::size_t lines_per_block = ceil_div(record_lines(format), tiles.count);
     for (std::size_t i = 0; i < runs.count; ++i) {
         const Range run = runs[i];
         const std::size_t length = run.end - run.begin;
@@ -296,8 +300,10 @@ void panels_by_rows(const QgemmArgs& args, std::size_t panel, Range rows) {
         for (std::size_t t = 0; t < tiles.count; ++t) {
             const Range tile = tiles[t];
             const std::size_t row = rows.begin + tile.begin;
-            Operands operands{args.rows.row(row) + run.begin, num_blocks, length, nullptr, panel_bytes};
-            if (t == 0) operands.soon = packed.first + P * panel_bytes;
+            const std::size_t asked = t * length * lines_per_block;
+            const Soon soon{packed.first + P * panel_bytes + 64 * asked, panel_bytes,
+                            asked < length * record_lines(format) ? lines_per_block : 0};
+            const Operands operands{args.rows.row(row) + run.begin, num_blocks, length, soon};
             with_rows<max_tile_rows>(tile.end - tile.begin, [&](auto R) {
                 const auto multiply = [&](const auto& source) {
                     float* sums = kept + tile.begin * pair * panel_width;
