@@ -53,7 +53,7 @@ def measure_profile(directory: Path, *, quick: bool, note: Callable[[str], None]
         ResourceError: if not even the memory's size is known.
     """
     found = measure_all(subjects(directory), scale(quick=quick), lambda subject: note(subject.title))
-    machine = described(this_machine(), found.readings, directory, latency.reported_caches())
+    machine = described(this_machine(), found.readings, directory, latency.stated_caches())
     note(OPERATORS_TITLE)
     return Profile(
         measured_at=utc_timestamp(),

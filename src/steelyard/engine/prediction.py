@@ -56,16 +56,29 @@ def model_shape(config: ModelConfig, dtype: torch.dtype) -> ModelShape:
     )
 
 
-def quantised_shape(config: ModelConfig, bytes_per_weight: float, kv_bytes: int) -> ModelShape:
+def quantised_shape(
+    config: ModelConfig, bytes_per_weight: float, kv_bytes: int, head_bytes_per_weight: float | None = None
+) -> ModelShape:
     """Return what decides the cost of a model whose weights stay quantised and meet 8-bit activations.
 
     Args:
         config: the model.
         bytes_per_weight: of the packed weights, scales included.
         kv_bytes: bytes per element of a key or value.
+        head_bytes_per_weight: of the output projection; ``None`` for as the others.
     """
-    shape = model_shape(config, torch.float32)
-    return replace(shape, weight_bytes=bytes_per_weight, kv_bytes=kv_bytes, dtype=QUANTISED_ARITHMETIC)
+    return replace(
+        model_shape(config, torch.float32),
+        weight_bytes=bytes_per_weight,
+        kv_bytes=kv_bytes,
+        dtype=QUANTISED_ARITHMETIC,
+        head_weight_bytes=head_bytes_per_weight,
+    )
+
+
+def num_layer_weights(config: ModelConfig) -> int:
+    """Return the matrix weights of all layers that a token passes."""
+    return model_shape(config, torch.float32).num_layer_params
 
 
 def num_weights(config: ModelConfig) -> int:

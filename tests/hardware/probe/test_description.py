@@ -55,7 +55,7 @@ def test_every_number_in_its_place(tmp_path):
     cpu = found.devices[0]
     assert cpu.bandwidth_bytes_per_s == 19.0
     assert cpu.memory[0].latency_s == 1e-7
-    assert [(c.level, c.capacity_bytes, c.reported_bytes, c.latency_s) for c in cpu.caches] == [
+    assert [(c.level, c.capacity_bytes, c.stated_bytes, c.latency_s) for c in cpu.caches] == [
         (1, 32 * KIB, 48 * KIB, 1e-9),
         (2, 2 * MIB, MIB, 4e-9),
     ]
