@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from random import Random
 from statistics import fmean, median
@@ -20,6 +21,7 @@ from steelyard.cli.options import check_at_least
 from steelyard.core.errors import ParamsError
 from steelyard.core.params import SamplingParams
 from steelyard.core.request import RequestOutput
+from steelyard.engine.view import Observer
 
 _PERCENTS = (50, 90, 99)
 
@@ -110,13 +112,23 @@ class Measurement:
         return asdict(self)
 
 
-def measure(loaded: Loaded, workload: Workload, note: Callable[[str], None]) -> Measurement:
-    """Run the workload and return what was measured; ``note`` is told of each repeat."""
+def measure(
+    loaded: Loaded, workload: Workload, note: Callable[[str], None], observer: Observer = lambda record: None
+) -> Measurement:
+    """Run the workload and return what was measured.
+
+    Args:
+        loaded: the model.
+        workload: what to run.
+        note: told of each repeat.
+        observer: called after each step of the repeats that are measured.
+    """
     workload.check_context(loaded.max_model_len)
     params = SamplingParams(max_tokens=workload.output_tokens, temperature=0.0, ignore_eos=True, seed=0)
     kept: list[list[RequestOutput]] = []
     for index, prompts in enumerate(workload.prompts(loaded.vocab_size)):
-        outputs = loaded.llm.generate(prompts, params)
+        with nullcontext() if index < workload.warmup else loaded.llm.observed(observer):
+            outputs = loaded.llm.generate(prompts, params)
         result = repeat_result(outputs, workload)
         if index >= workload.warmup:
             kept.append(outputs)

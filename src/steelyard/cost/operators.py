@@ -7,7 +7,7 @@ step. A measured step, given as seconds by operator, goes beside them with :func
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steelyard.core.errors import InputError
@@ -135,6 +135,21 @@ def sampling_work(step: StepShape, model: ModelShape) -> Work:
 def total_s(costs: tuple[OperatorCost, ...]) -> tuple[float, float]:
     """Return the seconds of the whole step: predicted, and by the roofline."""
     return sum(cost.predicted_s for cost in costs), sum(cost.limit_s for cost in costs)
+
+
+def summed(steps: Sequence[tuple[OperatorCost, ...]]) -> tuple[OperatorCost, ...]:
+    """Return what several steps cost together, operator by operator; at least one must be given."""
+    return tuple(
+        OperatorCost(
+            name=costs[0].name,
+            num_calls=sum(cost.num_calls for cost in costs),
+            flop=sum(cost.flop for cost in costs),
+            num_bytes=sum(cost.num_bytes for cost in costs),
+            limit_s=sum(cost.limit_s for cost in costs),
+            predicted_s=sum(cost.predicted_s for cost in costs),
+        )
+        for costs in zip(*steps, strict=True)
+    )
 
 
 def operator_rows(

@@ -144,7 +144,9 @@ def _attention_fit(device: Device, dtype: torch.dtype, budget_s: float) -> Opera
     model = model_shape(_decoder_config(1), dtype)
 
     def timed(new: int, context: int) -> Timed:
-        kv = PagedStepKV(store, plan_step((sequence_work(new, context, _BLOCK),), _BLOCK, store.padding_block, store.device))
+        kv = PagedStepKV(
+            store, plan_step((sequence_work(new, context, _BLOCK),), _BLOCK, store.padding_block, store.device)
+        )
         q, k, v = torch.randn(3, new, _HEADS, HEAD_DIM).to(dtype)
         seconds = _best_s(lambda: kv.attend(spec, q, k, v), budget_s)
         return Timed(attention_work(StepShape.of((new, context)), model), seconds)

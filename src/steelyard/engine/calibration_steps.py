@@ -41,9 +41,7 @@ def small_llama(
         num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=HEAD_DIM, scale=HEAD_DIM**-0.5,
         rope=RopeConfig(theta=10_000.0, dim=HEAD_DIM),
     )  # fmt: skip
-    layer = LayerConfig(
-        attention=attention, feed_forward=MlpConfig(size=feed_forward_size, activation=Activation.SILU)
-    )
+    layer = LayerConfig(attention=attention, feed_forward=MlpConfig(size=feed_forward_size, activation=Activation.SILU))
     return ModelConfig(
         family="llama", vocab_size=vocab_size, hidden_size=hidden_size, max_position_embeddings=MAX_CONTEXT,
         norm=NormKind.RMS, norm_eps=1e-5, residual=Residual.PRE, layers=(layer,) * depth,

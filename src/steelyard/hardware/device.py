@@ -83,7 +83,7 @@ class Cache:
     def __post_init__(self) -> None:
         _positive("level", self.level)
         _positive("capacity_bytes", self.capacity_bytes)
-        _positive_or_none(self, "reported_bytes", "latency_s", "bandwidth_bytes_per_s")
+        _positive_or_none(self, "stated_bytes", "measured_bytes", "latency_s", "bandwidth_bytes_per_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
