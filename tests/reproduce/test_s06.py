@@ -25,7 +25,7 @@ def table(machine, readings=()):
 
 def test_the_cpu_is_taken_apart():
     ours = table(MACHINE)
-    assert ours["CPU, L1, dependent loads"] == "1.2 ns, not measured on one thread; 48.00 KiB found, 48.00 KiB reported"
+    assert ours["CPU, L1, dependent loads"] == "1.2 ns, not measured on one thread; 48.00 KiB stated"
     assert ours["CPU, memory"] == "125 ns, 40 GB/s on all threads"
     assert ours["CPU, float32"] == "500 Gflop/s; PyTorch's product 200 Gflop/s"
     assert ours["CPU, thread pool: empty job; barrier"] == "not measured; 200 ns"

@@ -38,6 +38,7 @@ from steelyard.hardware.device import Device
 from steelyard.models.quantised import QuantisedEmbedding, QuantisedLinear
 from steelyard.sim.virtual import run_virtual
 
+_UNKNOWN = RepeatResult(prefill_tokens_per_s=None, decode_tokens_per_s=None, output_tokens_per_s=None)
 _HEADERS = ("OPERATOR", "PREDICTED", "MEASURED", "LIMIT", "SHARE")
 
 
@@ -77,7 +78,7 @@ class Expectation:
 
     def beside(self, prefill: float | None, decode: float | None) -> dict[str, Compared]:
         """Return the two rates beside measured ones: prompt tokens of all requests per second, and one request's."""
-        told = [one or RepeatResult(None, None, None) for one in (self.predicted, self.limit)]
+        told = [one or _UNKNOWN for one in (self.predicted, self.limit)]
         return {
             "prefill": Compared(told[0].prefill_tokens_per_s, prefill, told[1].prefill_tokens_per_s),
             "decode": Compared(told[0].decode_tokens_per_s, decode, told[1].decode_tokens_per_s),
@@ -128,9 +129,8 @@ def held_shape(parts: Parts) -> ModelShape:
         return replace(model_shape(config, parts.dtype), kv_bytes=kv_bytes)
     packed = sum(one.packed.num_bytes for one in module.layers.modules() if isinstance(one, QuantisedLinear))
     head = module.lm_head
-    head_bytes = (
-        head.packed.num_bytes / (config.hidden_size * config.vocab_size) if isinstance(head, QuantisedLinear) else None
-    )
+    num_head = config.hidden_size * config.vocab_size
+    head_bytes = head.packed.num_bytes / num_head if isinstance(head, QuantisedLinear) else None
     return quantised_shape(config, packed / num_layer_weights(config), kv_bytes, head_bytes)
 
 
@@ -141,7 +141,7 @@ def rehearsed(parts: Parts, workload: Workload, step_cost: StepCost) -> RepeatRe
 
 async def _rehearse(parts: Parts, workload: Workload, step_cost: StepCost) -> list[RequestOutput]:
     engine = parts.make_engine(ModelledExecutor(step_cost, SyntheticTokens(parts.model.config.vocab_size)))
-    params = SamplingParams(max_tokens=workload.output_tokens, temperature=0.0, ignore_eos=True, detokenize=False)
+    params = SamplingParams(max_tokens=workload.output_tokens, temperature=0.0, ignore_eos=True)
     loop = asyncio.create_task(engine.run())
     prompts = next(workload.prompts(parts.model.config.vocab_size))
     requests = [Request(id=str(n), prompt_token_ids=tuple(prompt), params=params) for n, prompt in enumerate(prompts)]

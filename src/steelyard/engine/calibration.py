@@ -3,8 +3,8 @@
 Each operator is timed alone: a call that is nearly nothing gives the overhead, one that reads much the share of the
 bandwidth, one that computes much the share of the rate. What no operator owns (the glue between them within a layer,
 and the step around the layers) is what small decoders of random weights take beyond their operators. Takes two or
-three seconds per number format. Quantised weights are :mod:`steelyard.engine.native_calibration`'s. Left out: GPUs, mixtures
-of experts.
+three seconds per number format. Quantised weights are :mod:`steelyard.engine.native_calibration`'s. Left out: GPUs,
+mixtures of experts.
 """
 
 from __future__ import annotations

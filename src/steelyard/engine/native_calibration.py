@@ -204,7 +204,8 @@ def timed_step(decoder: Decoder, step: StepShape, budget_s: float) -> TimedStep:
         sequence_work(sequence.num_new_tokens, sequence.context_after, _BLOCK, number)
         for number, sequence in enumerate(step.sequences)
     )
-    batch, rounds = Batch(0, works), []
+    batch = Batch(0, works)
+    rounds: list[dict[str, float]] = []
     runner.run(batch)
     runner.take_profile()
     end_s = wall_s() + budget_s
