@@ -61,6 +61,7 @@ def measure_profile(directory: Path, *, quick: bool, note: Callable[[str], None]
     return Profile(
         measured_at=utc_timestamp(),
         quick=quick,
+        busy=found.busy,
         machine=machine,
         readings=found.readings,
         calibration=_calibration(machine, quick=quick),
@@ -85,7 +86,8 @@ def known_machine() -> KnownMachine:
     path = profile_path()
     stored = _stored(path)
     if stored is not None:
-        return KnownMachine(stored, f"{'quick ' if stored.quick else ''}probe of {stored.measured_at}")
+        disturbed = ", taken while it was busy" if stored.busy else ""
+        return KnownMachine(stored, f"{'quick ' if stored.quick else ''}probe of {stored.measured_at}{disturbed}")
     with working("Measuring this machine quickly"):
         profile = measure_profile(path.parent, quick=True)
     write_error_line("measured this machine quickly; 'steelyard probe' measures it well")

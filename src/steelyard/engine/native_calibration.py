@@ -3,7 +3,8 @@
 The layers have 4-bit weights, the output projection 8-bit ones, as in the files that are run most; products of both
 reach the same rates. A deep decoder, larger than the caches, gives the reading of weights, and with some rows how much
 of that hides behind computing; its first layers, with a long prompt and with many sequences, give the rates of
-computing and of attention; a tiny decoder gives the overheads. Every number is the best of a few steps.
+computing and of attention; a tiny decoder gives the overheads. Every number is the median of some steps,
+as the steps of a run are not the best ones either.
 
 The factors are those of models larger than the caches. Weights that stay in a cache from one step to the next are read
 faster, so a smaller model may well be faster than predicted. Keys and values are in the engine's usual format.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import nn
@@ -197,7 +199,7 @@ def decoder_shape(decoder: Decoder, runner: ModelRunner) -> ModelShape:
 
 
 def timed_step(decoder: Decoder, step: StepShape, budget_s: float) -> TimedStep:
-    """Run a step for about ``budget_s`` and return the least seconds of each of its operators."""
+    """Run a step for about ``budget_s`` and return the median seconds of each of its operators."""
     blocks = sum(ceil_div(sequence.context_after, _BLOCK) for sequence in step.sequences)
     runner = decoder_runner(decoder, blocks)
     works = tuple(
@@ -212,7 +214,7 @@ def timed_step(decoder: Decoder, step: StepShape, budget_s: float) -> TimedStep:
     while len(rounds) < _LEAST_ROUNDS or (wall_s() < end_s and len(rounds) < _MOST_ROUNDS):
         runner.run(batch)
         rounds.append(runner.take_profile())
-    seconds = {name: min(one[name] for one in rounds) for name in rounds[0]}
+    seconds = {name: median(one[name] for one in rounds) for name in rounds[0]}
     return TimedStep(decoder_shape(decoder, runner), step, seconds)
 
 

@@ -39,7 +39,12 @@ class StepProfiler:
     def __init__(self, runner: ModelRunner) -> None:
         self.steps: list[ProfiledStep] = []
         self._runner = runner
-        runner.take_profile()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all steps, and what the runner did while nobody observed it."""
+        self.steps.clear()
+        self._runner.take_profile()
 
     def __call__(self, record: StepRecord) -> None:
         """Keep the step that has just ended."""
