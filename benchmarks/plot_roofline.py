@@ -45,9 +45,10 @@ from steelyard.reproduce.report import source_version
 
 WIDTH, HEIGHT = 860, 520
 LEFT, RIGHT, TOP, BOTTOM = 70, 170, 50, 60
+LEGEND = 450  # where the kernels' names begin
 INTENSITIES = (2.0**-4, 2.0**12)
 PRODUCTS = (("q4_1", (4096, 4096), (1, 4, 16, 64, 512)), ("q8_0", (49152, 576), (1,)))
-DECODES = {"1 × 8192": [8192], "64 × 512": [512] * 64}
+DECODES = {"64 × 512": [512] * 64}
 NORM = (8192, 4096)  # past the caches, as is the argmax
 ARGMAX_ROWS = 1024
 STYLE = """
@@ -58,6 +59,7 @@ STYLE = """
           --c0: #7fb0ff; --c1: #ff9d66; --c2: #5fd3ab; --c3: #c79bff; --c4: #e2c04d; } }
   text { fill: var(--ink); } .soft { fill: var(--soft); } .grid { stroke: var(--grid); }
   .roof { fill: none; stroke-width: 2; } .point { stroke: var(--back); stroke-width: 1.5; fill: var(--ink); }
+  .number { fill: var(--back); font-size: 11px; }
 """
 
 
@@ -191,7 +193,8 @@ def picture(device: Device, kernels: tuple[Kernel, ...], title: str) -> str:
         f'<text x="{LEFT}" y="24" font-weight="600">{escape(title)}</text>',
         *_axes(scales),
         *_roofs(device, scales),
-        *(line for kernel in kernels for line in _point(kernel, scales)),
+        *(line for number, kernel in enumerate(kernels, start=1) for line in _point(number, kernel, scales)),
+        *_legend(kernels),
         "</svg>",
     ]
     return "\n".join(lines) + "\n"
@@ -246,11 +249,22 @@ def _slopes(device: Device) -> Iterator[tuple[str, float]]:
             yield f"L{cache.level}, one thread,", cache.bandwidth_bytes_per_s
 
 
-def _point(kernel: Kernel, scales: Scales) -> Iterator[str]:
+def _point(number: int, kernel: Kernel, scales: Scales) -> Iterator[str]:
     intensity = min(max(kernel.intensity, INTENSITIES[0]), INTENSITIES[1])
     x, y = scales.x(intensity), scales.y(kernel.flop_per_s)
-    yield f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
-    yield f'<text x="{x + 8:.1f}" y="{y + 4:.1f}">{escape(kernel.name)}</text>'
+    yield f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="9"/>'
+    yield f'<text class="number" x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">{number}</text>'
+
+
+def _legend(kernels: tuple[Kernel, ...]) -> Iterator[str]:
+    """Yield the kernels' names and rates by number, in the corner below the roofs, where no kernel can lie."""
+    bottom = HEIGHT - BOTTOM - 10
+    for line, (number, kernel) in enumerate(reversed(list(enumerate(kernels, start=1)))):
+        y = bottom - 16 * line
+        name, rate = escape(kernel.name), _si(kernel.flop_per_s)
+        yield f'<text x="{LEGEND}" y="{y}" text-anchor="end" class="soft">{number}</text>'
+        yield f'<text x="{LEGEND + 8}" y="{y}">{name}</text>'
+        yield f'<text x="{WIDTH - RIGHT - 8}" y="{y}" text-anchor="end" class="soft">{rate}</text>'
 
 
 def _share(value: float, low: float, high: float) -> float:
