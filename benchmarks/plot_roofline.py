@@ -233,12 +233,14 @@ def _roofs(device: Device, scales: Scales) -> Iterator[str]:
         yield f'<polyline class="roof" style="stroke: {colour}" points="{path}"/>'
         yield f'<text {place} style="fill: {colour}">{peak.dtype} {_si(peak.flop_per_s)}</text>'
     highest = max(peak.flop_per_s for peak in device.peaks)
-    for name, rate in _slopes(device):
+    lowest = float(HEIGHT)
+    for name, rate in sorted(_slopes(device), key=lambda slope: slope[1]):
         top = min(INTENSITIES[1], highest / rate)
         ends = f'x1="{scales.x(INTENSITIES[0]):.1f}" y1="{scales.y(rate * INTENSITIES[0]):.1f}"'
         ends += f' x2="{scales.x(top):.1f}" y2="{scales.y(rate * top):.1f}"'
         yield f'<line {ends} style="stroke: var(--soft)" stroke-dasharray="4 4"/>'
-        x, y = scales.x(INTENSITIES[0] * 1.3), scales.y(rate * INTENSITIES[0] * 1.3) - 6
+        x, y = scales.x(INTENSITIES[0] * 1.3), scales.y(rate * INTENSITIES[0] * 1.3) - 12
+        lowest = y = min(y, lowest - 14)  # caches may be alike, their names must not lie on each other
         yield f'<text class="soft" x="{x:.1f}" y="{y:.1f}">{name} {rate / 1e9:.3g} GB/s</text>'
 
 
