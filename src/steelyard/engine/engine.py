@@ -140,6 +140,10 @@ class Engine:
         """Call ``observer`` after each step from now on."""
         self._observers.append(observer)
 
+    def remove_observer(self, observer: Observer) -> None:
+        """Call ``observer`` no more; it must have been added."""
+        self._observers.remove(observer)
+
     @property
     def num_waiting(self) -> int:
         """Sequences that wait, those still in the inbox included."""
