@@ -1,0 +1,53 @@
+"""The ASGI application: :func:`create_app`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from steelyard import __version__
+from steelyard.serve.config import ServeConfig
+from steelyard.serve.errors import install_error_answers
+from steelyard.serve.keys import KeyGate, KeyRing
+from steelyard.serve.routes.adapters import adapters_router
+from steelyard.serve.routes.chat import chat_router
+from steelyard.serve.routes.completions import completions_router
+from steelyard.serve.routes.health import health_router
+from steelyard.serve.routes.models import models_router
+from steelyard.serve.routes.tokens import tokens_router
+from steelyard.serve.service import Service
+
+
+def create_app(service: Service, config: ServeConfig) -> FastAPI:
+    """Return the application around ``service``, which its lifespan starts and closes.
+
+    Raises:
+        ParamsError: if a key is no good.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        starting = asyncio.get_running_loop().create_task(service.start())  # /health answers meanwhile
+        yield
+        await service.close()
+        await starting
+
+    addresses = {"docs_url": "/docs", "openapi_url": "/openapi.json"} if config.listen.docs else {}
+    closed: dict[str, str | None] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    app = FastAPI(title="Steelyard", version=__version__, lifespan=lifespan, **{**closed, **addresses})  # type: ignore[arg-type]
+    for router in (
+        health_router(service),
+        models_router(service),
+        chat_router(service),
+        completions_router(service),
+        tokens_router(service),
+        adapters_router(),
+    ):
+        app.include_router(router)
+    install_error_answers(app, retry_after_s=config.limits.retry_after_s)
+    app.add_middleware(KeyGate, keys=KeyRing(config.access.api_keys))
+    return app

@@ -1,0 +1,62 @@
+"""From what clients send to token ids, without keeping the event loop from its work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from steelyard.engine.async_llm import AsyncLLM
+
+T = TypeVar("T")
+# Below this, tokenizing takes less time than to ask a thread for it.
+_SHORT_CHARS = 2048
+
+
+async def text_prompt(llm: AsyncLLM, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
+    """Return the ids of a text.
+
+    Raises:
+        PromptError: if it is empty or too long.
+        ModelError: if the model has no tokenizer.
+    """
+    if add_special_tokens:
+        return await _off_loop(partial(llm.encode, text), len(text))
+    plain = partial(llm.tokenizer.encode, text, add_special_tokens=False)
+    return tuple(await _off_loop(plain, len(text)))
+
+
+async def chat_prompt(
+    llm: AsyncLLM,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    tools: Sequence[object] | None = None,
+) -> tuple[int, ...]:
+    """Return the ids of a conversation.
+
+    Args:
+        llm: the model.
+        messages: roles and contents.
+        add_generation_prompt: end where the assistant's answer begins.
+        continue_final_message: the last message is the beginning of that answer.
+        arguments: further names that the model's chat template knows.
+        tools: functions that the model may call.
+
+    Raises:
+        PromptError: if a message or argument is malformed, or the model has no chat template.
+        ModelError: if the template does what none needs to do.
+    """
+    begun = messages[-1]["content"] if continue_final_message else ""
+    turns = [dict(message) for message in (messages[:-1] if continue_final_message else messages)]
+    given = {**(arguments or {}), "tools": tools, "add_generation_prompt": add_generation_prompt}
+    encode = partial(llm.encode_chat, turns, **given)
+    ids = await _off_loop(encode, sum(len(str(message.get("content"))) for message in turns))
+    return ids + (await text_prompt(llm, begun, add_special_tokens=False) if begun else ())
+
+
+async def _off_loop(function: Callable[[], T], num_chars: int) -> T:
+    return function() if num_chars < _SHORT_CHARS else await asyncio.to_thread(function)
