@@ -66,6 +66,7 @@ class LimitsConfig:
         max_prompts: prompts in one completion request.
         max_completions: prompts times ``n`` of one request.
         max_connections: open connections; more are turned away.
+        stall_timeout_s: a client that reads nothing of its answer for this long is cut off.
         header_timeout_s: a request's headers must be there this long after its first byte, or the connection's start.
         body_timeout_s: and its body this long after the headers.
         request_timeout_s: a request ends after this long, whatever it asks for; ``None`` for no such limit.
@@ -79,6 +80,7 @@ class LimitsConfig:
     max_connections: int = 4096
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
+    stall_timeout_s: float = 60.0
     request_timeout_s: float | None = None
     retry_after_s: float = 1.0
 

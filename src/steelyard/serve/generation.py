@@ -94,7 +94,7 @@ class Generation:
     ) -> None:
         self.request, self.model, self.tokenizer = request, model, tokenizer
         self._responses, self._engine = tuple(responses), engine
-        self._latest: list[RequestOutput] = [response.snapshot() for response in responses]
+        self._latest = self.snapshots()
 
     @property
     def outputs(self) -> tuple[RequestOutput, ...]:
@@ -133,6 +133,10 @@ class Generation:
             for old, new in zip(before.outputs, output.outputs, strict=True):
                 if new.finish_reason is not old.finish_reason or len(new.token_ids) > len(old.token_ids):
                     yield _gain(prompt_index, old, new)
+
+    def snapshots(self) -> list[RequestOutput]:
+        """Return what is known of each prompt's completions now, whoever reads it."""
+        return [response.snapshot() for response in self._responses]
 
     def cancel(self) -> None:
         """End what is unfinished at the next step boundary; its blocks are free from then on."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -96,9 +96,17 @@ class ModelPool:
         specs: the models; the first is loaded by :meth:`start`.
         source: loads them.
         budget_bytes: what the loaded ones may take together; ``None`` leaves it to what the machine can hold.
+        on_ready: called with a model that has just been loaded.
     """
 
-    def __init__(self, specs: Sequence[ModelSpec], source: ModelSource, budget_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        specs: Sequence[ModelSpec],
+        source: ModelSource,
+        budget_bytes: int | None = None,
+        on_ready: Callable[[ServedModel], None] | None = None,
+    ) -> None:
+        self._on_ready = on_ready
         self.models = tuple(ServedModel(spec=spec) for spec in specs)
         self._by_name = {name: model for model in self.models for name in model.spec.names}
         self._source, self._budget_bytes = source, budget_bytes
@@ -146,6 +154,7 @@ class ModelPool:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
         for model in self.models:
+            _tell(model, unavailable("the server is about to stop"))
             if model.llm is not None:
                 await self._retire(model)
 
@@ -218,9 +227,11 @@ class ModelPool:
             await self._make_room(await self._source.need_bytes(model.spec), keep=model)
             model.llm = await self._load(model)
             model.held_bytes = await self._source.held_bytes(model.llm)
+            await self._check_held(model)
             model.state, model.num_loads = ModelState.READY, model.num_loads + 1
-            await self._make_room(0, keep=model)
             model.switch_s = now_s() - began_s
+            if self._on_ready is not None:
+                self._on_ready(model)
             logger.info(
                 "model %s is ready after %.2f s, %s", model.name, model.switch_s, format_bytes(model.held_bytes)
             )
@@ -230,6 +241,14 @@ class ModelPool:
                 self._take(model)
                 waiter.set_result(None)
         model.waiters.clear()
+
+    async def _check_held(self, model: ServedModel) -> None:
+        """Make room for what a loaded model takes indeed, or put it away again."""
+        try:
+            await self._make_room(0, keep=model)
+        except MemoryBudgetError:
+            await self._retire(model)
+            raise
 
     async def _load(self, model: ServedModel) -> AsyncLLM:
         """Load, and where the machine has too little memory, put another model away and try again."""
@@ -278,7 +297,12 @@ class ModelPool:
 
     def _fail(self, model: ServedModel, error: Exception) -> None:
         model.state, model.error = ModelState.FAILED, error
-        for waiter in model.waiters:
-            if not waiter.done():
-                waiter.set_exception(unavailable(f"the model {model.name} could not be loaded"))
-        model.waiters.clear()
+        _tell(model, unavailable(f"the model {model.name} could not be loaded"))
+
+
+def _tell(model: ServedModel, error: ApiError) -> None:
+    """End the waiting of all who wait for a model."""
+    for waiter in model.waiters:
+        if not waiter.done():
+            waiter.set_exception(error)
+    model.waiters.clear()

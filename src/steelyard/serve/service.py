@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import count
 
 from steelyard.core.clock import now_s
 from steelyard.core.errors import SteelyardError
@@ -15,7 +16,8 @@ from steelyard.engine.response import Response
 from steelyard.serve.config import ServeConfig
 from steelyard.serve.errors import invalid, unavailable
 from steelyard.serve.generation import Generation, GenerationRequest
-from steelyard.serve.pool import ModelPool, ModelSource
+from steelyard.serve.metrics import Metrics
+from steelyard.serve.pool import ModelPool, ModelSource, ServedModel
 
 logger = logging.getLogger("steelyard.serve")
 
@@ -30,9 +32,12 @@ class Service:
 
     def __init__(self, config: ServeConfig, source: ModelSource) -> None:
         self.config = config
-        self.pool = ModelPool(config.models, source, config.model_memory_bytes)
+        self.pool = ModelPool(config.models, source, config.model_memory_bytes, on_ready=self._watch)
+        self.metrics = Metrics(config.observe.metrics_prefix, self.pool.models)
         self.startup_error: Exception | None = None
+        self.on_startup_error: Callable[[], None] = _nothing
         self._active: set[Generation] = set()
+        self._ids = count()
         self._closing = False
 
     @property
@@ -46,15 +51,20 @@ class Service:
         return len(self._active)
 
     async def start(self) -> None:
-        """Load the first model; why that failed is kept in :attr:`startup_error`."""
+        """Load the first model; why that failed is kept in :attr:`startup_error`, and :attr:`on_startup_error` told."""
         try:
             await self.pool.start()
         except Exception as error:
             self.startup_error = error
+            self.on_startup_error()
+
+    def drain(self) -> None:
+        """Take no new requests from now on."""
+        self._closing = True
 
     async def close(self) -> None:
         """End every request, with an error, and every engine."""
-        self._closing = True
+        self.drain()
         await self.pool.close()
 
     def cancel_all(self) -> None:
@@ -99,21 +109,25 @@ class Service:
         finally:
             generation.cancel()
             self._active.discard(generation)
+            for output in generation.snapshots():
+                self.metrics.count_output(model, output)
 
     def _engine_requests(self, request: GenerationRequest) -> list[Request]:
         timeout_s = self._timeout_s(request)
-        several = len(request.prompts) > 1
         return [
             Request(
-                id=f"{request.id}-{index}" if several else request.id,
+                id=f"{request.id}-{next(self._ids)}",
                 prompt_token_ids=prompt,
                 params=request.params,
                 priority=request.priority,
                 cache_salt=f"{request.principal.cache_salt}/{request.cache_salt}",
                 deadline_s=None if timeout_s is None else now_s() + timeout_s,
             )
-            for index, prompt in enumerate(request.prompts)
+            for prompt in request.prompts
         ]
+
+    def _watch(self, model: ServedModel) -> None:
+        self.metrics.watch(model)
 
     def _timeout_s(self, request: GenerationRequest) -> float | None:
         limit_s = self.config.limits.request_timeout_s
@@ -131,6 +145,10 @@ class Service:
         if total > limit:
             message = f"n: {total} completions are over the limit of {limit}. Send several requests."
             raise invalid(message, param="n")
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 def _submit_all(engine: Engine, requests: Sequence[Request]) -> list[Response]:
