@@ -41,7 +41,7 @@ class Envelope:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _GOOD_ID.fullmatch(given) else new_id("req")
         scope.setdefault("state", {})[REQUEST_ID] = request_id
-        answer = _Answer(send, request_id)
+        answer = _Answer(scope, send, request_id, self._count)
         began_s = now_s()
         try:
             await self._app(scope, receive, answer.send)
@@ -50,28 +50,31 @@ class Envelope:
                 await api_error(error).response()(scope, receive, answer.send)
             else:
                 logger.exception("an answer broke off", extra={FIELDS: {"id": request_id}})
-        status = _NOBODY_ASKED if answer.status is None else answer.status
-        route = getattr(scope.get("route"), "path", "unknown")
-        self._count(route, status)
-        _log(scope, route, status, request_id, now_s() - began_s)
+        _log(scope, answer.status or _NOBODY_ASKED, request_id, now_s() - began_s)
 
 
 class _Answer:
     """An answer on its way out."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send, self._request_id = send, request_id
+    def __init__(self, scope: Scope, send: Send, request_id: str, count: Callable[[str, int], None]) -> None:
+        self._scope, self._send, self._request_id, self._count = scope, send, request_id, count
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self._count(_route(self._scope), message["status"])
             MutableHeaders(scope=message)["x-request-id"] = self._request_id
         await self._send(message)
 
 
-def _log(scope: Scope, route: str, status: int, request_id: str, took_s: float) -> None:
-    principal = scope["state"].get(PRINCIPAL)
+def _route(scope: Scope) -> str:
+    """Return the path as the application knows it: what clients make up must not fill the metrics."""
+    return getattr(scope.get("route"), "path", "unknown")
+
+
+def _log(scope: Scope, status: int, request_id: str, took_s: float) -> None:
+    principal, route = scope["state"].get(PRINCIPAL), _route(scope)
     told = {
         "id": request_id,
         "method": scope["method"],

@@ -7,11 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from steelyard.core.errors import PromptError
 from steelyard.engine.async_llm import AsyncLLM
 
 T = TypeVar("T")
 # Below this, tokenizing takes less time than to ask a thread for it.
 _SHORT_CHARS = 2048
+# What the functions between here and the template call their own parameters.
+_OWN_ARGUMENTS = frozenset(
+    {"self", "messages", "tools", "add_generation_prompt", "now", "control_texts", "tokenizer", "template"}
+)
 
 
 async def text_prompt(llm: AsyncLLM, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
@@ -50,12 +55,24 @@ async def chat_prompt(
         PromptError: if a message or argument is malformed, or the model has no chat template.
         ModelError: if the template does what none needs to do.
     """
+    _check_arguments(arguments or {})
     begun = messages[-1]["content"] if continue_final_message else ""
     turns = [dict(message) for message in (messages[:-1] if continue_final_message else messages)]
     given = {**(arguments or {}), "tools": tools, "add_generation_prompt": add_generation_prompt}
     encode = partial(llm.encode_chat, turns, **given)
     ids = await _off_loop(encode, sum(len(str(message.get("content"))) for message in turns))
     return ids + (await text_prompt(llm, begun, add_special_tokens=False) if begun else ())
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raise :class:`PromptError` unless all are switches and words, under names that mean nothing to us."""
+    for name, value in arguments.items():
+        if name in _OWN_ARGUMENTS:
+            raise PromptError("this name is not a client's to give", field=f"{name:.64}", remedy="Leave it out")
+        if not isinstance(value, (bool, str, int)):
+            raise PromptError(
+                "it is neither true, false, a text nor a number", field=f"{name:.64}", remedy="Leave it out"
+            )
 
 
 async def _off_loop(function: Callable[[], T], num_chars: int) -> T:

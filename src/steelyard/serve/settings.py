@@ -6,6 +6,7 @@ a file's line ``max_body_bytes: 1000`` mean the same, and go before one another 
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from steelyard.core.units import parse_bytes
 from steelyard.engine.build import LLMOptions
 from steelyard.models.catalogue import default_model
 from steelyard.serve.config import AccessConfig, LimitsConfig, ListenConfig, ModelSpec, ObserveConfig, ServeConfig
+
+logger = logging.getLogger("steelyard.serve")
 
 Reader = Callable[[str, Any], Any]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
@@ -190,7 +193,7 @@ SETTINGS: Mapping[str, Setting] = {
     "enable_prefix_caching": Setting(
         LLMOptions, "enable_prefix_caching", read_switch, "Reuse the KV of equal prompt beginnings."
     ),
-    "schedule_policy": Setting(LLMOptions, "schedule_policy", read_text, "Whose turn it is: fcfs, priority, …"),
+    "schedule_policy": Setting(LLMOptions, "schedule_policy", read_text, "Whose turn it is: fcfs, priority or others."),
     "threads": Setting(LLMOptions, "threads", read_count, "CPU threads.", "all cores"),
     "seed": Setting(LLMOptions, "seed", read_count, "Of the generator that draws seeds for requests without one."),
     "overlap_steps": Setting(LLMOptions, "overlap_steps", read_switch, "Schedule a step while the one before runs."),
@@ -203,15 +206,17 @@ def load_config(
 ) -> ServeConfig:
     """Return the configuration from settings by name: flags go before the environment, and that before the file.
 
+    A name that is unknown is an error in flags and files; variables may be somebody else's, and get a warning.
+
     Raises:
         ParamsError: if a name is unknown, listing the known ones, or a value is wrong.
     """
     given: dict[str, Any] = {}
-    for source in (file or {}, environment or {}, flags):
+    for source in (file or {}, _known(environment or {}), flags):
         for name in source:
             if name not in SETTINGS:
-                problem = f"there is no setting {name!r:.100}"
-                raise ParamsError(problem, field=f"{name!s:.100}", remedy=f"Use one of {', '.join(sorted(SETTINGS))}")
+                remedy = f"Use one of {', '.join(sorted(SETTINGS))}"
+                raise ParamsError("there is no such setting", field=f"{name!s:.100}", remedy=remedy)
         given.update({name: value for name, value in source.items() if value is not None})
     values = {name: SETTINGS[name].read(name, value) for name, value in given.items()}
 
@@ -228,6 +233,13 @@ def load_config(
         observe=ObserveConfig(**group(ObserveConfig)),
         engine=LLMOptions(**group(LLMOptions)),
     )
+
+
+def _known(environment: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = [name for name in environment if name not in SETTINGS]
+    if unknown:
+        logger.warning("the environment has names that are no settings: %s", ", ".join(sorted(unknown)))
+    return {name: value for name, value in environment.items() if name in SETTINGS}
 
 
 def _model_specs(models: _Models) -> tuple[ModelSpec, ...]:

@@ -64,21 +64,20 @@ class EventWriter:
 
     async def write(self, event: ServerEvent) -> None:
         """Write one event; returns when the client has taken what came before, but for a bounded buffer."""
-        await self._write(event.encode())
+        async with self._turn:
+            await self._write(event.encode())
 
     async def ping(self, interval_s: float) -> None:
         """Write a comment whenever nothing was written for ``interval_s``; runs until it is cancelled."""
         while True:
-            silent_s = now_s() - self._last_s
-            if silent_s >= interval_s:
-                await self._write(PING)
-            else:
-                await sleep_s(interval_s - silent_s)
+            async with self._turn:
+                if now_s() - self._last_s >= interval_s:
+                    await self._write(PING)
+            await sleep_s(interval_s - (now_s() - self._last_s))
 
     async def _write(self, body: bytes) -> None:
-        async with self._turn:
-            await self._send({"type": "http.response.body", "body": body, "more_body": True})
-            self._last_s = now_s()
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        self._last_s = now_s()
 
 
 @asynccontextmanager

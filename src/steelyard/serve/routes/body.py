@@ -20,7 +20,7 @@ async def read_body(request: Request, kind: type[T]) -> T:
     FastAPI's own way would let lone surrogates and NaN through, which no tokenizer can take.
 
     Raises:
-        ApiError: 415 if it does not say that it is JSON: a web page elsewhere could send it otherwise without being asked.
+        ApiError: 415 if it does not say that it is JSON; without this, any web page could send it from a browser.
         ValidationError: if it is no JSON in UTF-8, or not of this kind.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()

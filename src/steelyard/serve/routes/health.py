@@ -20,9 +20,14 @@ def health_router(service: Service) -> APIRouter:
             raise unavailable("no model is loaded yet")
         return Response()
 
-    @router.api_route("/ping", methods=["GET", "POST"])
+    @router.get("/ping")
     async def ping() -> Response:
         """Answer 200: the process is there."""
+        return Response()
+
+    @router.post("/ping")
+    async def posted_ping() -> Response:
+        """The same, for platforms that post."""
         return Response()
 
     @router.get("/version")
