@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,6 +82,13 @@ def live_server(config: ServeConfig, source: ModelSource, *, wait_for_model: boo
         server.should_exit = True
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
+
+
+def metric(text: str, name: str, **labels: str) -> float:
+    """Return the sum of a metric's samples with these labels."""
+    samples = re.findall(rf"^{re.escape(name)}\{{(.*)\}} (\S+)$", text, re.MULTILINE)
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    return sum(float(value) for told, value in samples if all(label in told for label in wanted))
 
 
 class FakeModels:

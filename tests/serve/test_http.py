@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 
 import httpx
@@ -11,7 +10,7 @@ import pytest
 from conftest import KEYS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from live_server import LiveServer, wait_until
+from live_server import LiveServer, metric, wait_until
 
 from steelyard import __version__
 
@@ -235,13 +234,6 @@ def test_a_slow_reader_is_no_burden(live, http):
         assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
         text = "".join(slow.iter_text())
     assert text.endswith("data: [DONE]\n\n")
-
-
-def metric(text: str, name: str, **labels: str) -> float:
-    """Return the sum of a metric's samples with these labels."""
-    samples = re.findall(rf"^{re.escape(name)}\{{(.*)\}} (\S+)$", text, re.MULTILINE)
-    wanted = [f'{key}="{value}"' for key, value in labels.items()]
-    return sum(float(value) for told, value in samples if all(label in told for label in wanted))
 
 
 def test_metrics(http):

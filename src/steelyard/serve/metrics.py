@@ -6,10 +6,14 @@ the engines' steps.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import Counter as PrometheusCounter
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from steelyard.core.request import FinishReason, RequestOutput
@@ -38,8 +42,8 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         registry.register(_Gauges(prefix, models))
 
-        def counter(name: str, meaning: str, *labels: str) -> Counter:
-            return Counter(prefix + name, meaning, (_MODEL, *labels), registry=registry)
+        def counter(name: str, meaning: str, *labels: str) -> PrometheusCounter:
+            return PrometheusCounter(prefix + name, meaning, (_MODEL, *labels), registry=registry)
 
         def histogram(name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
             return Histogram(prefix + name, meaning, (_MODEL,), buckets=buckets, registry=registry)
@@ -53,15 +57,16 @@ class Metrics:
         self._decode_s = histogram("request_decode_time_seconds", "From first token to last.", _REQUEST_S)
         self._e2e_s = histogram("e2e_request_latency_seconds", "From arrival to last token.", _REQUEST_S)
         self._ttft_s = histogram("time_to_first_token_seconds", "Time to first token.", _FIRST_TOKEN_S)
-        self._itl_s = histogram("inter_token_latency_seconds", "Time between a sequence's tokens.", _TOKEN_S)
-        # vLLM's older name for the same; dashboards ask for either
-        self._tpot_old_s = histogram("time_per_output_token_seconds", "Time between a sequence's tokens.", _TOKEN_S)
+        # under vLLM's older name, too: dashboards ask for either
+        names = (prefix + "inter_token_latency_seconds", prefix + "time_per_output_token_seconds")
+        self._gaps_s = TallyHistogram(names, "Time between a sequence's tokens.", _TOKEN_S)
+        registry.register(self._gaps_s)
         self._tpot_s = histogram("request_time_per_output_token_seconds", "The same, mean of a request.", _TOKEN_S)
         self._request_prompt = histogram("request_prompt_tokens", "Tokens of a prompt.", _TOKENS)
         self._request_generation = histogram("request_generation_tokens", "Tokens of a prompt's completions.", _TOKENS)
         self._iteration = histogram("iteration_tokens_total", "Tokens computed in a step.", _TOKENS)
         self._switch_s = histogram("model_switch_seconds", "Time to load a model, others put away.", _REQUEST_S)
-        self._http = Counter(prefix + "http_requests", "Answers.", ("path", "status"), registry=registry)
+        self._http = PrometheusCounter(prefix + "http_requests", "Answers.", ("path", "status"), registry=registry)
 
     def render(self) -> bytes:
         """Return everything in Prometheus' text format."""
@@ -75,16 +80,16 @@ class Metrics:
         """Count the steps of a model that has just been loaded."""
         assert model.llm is not None
         self._switch_s.labels(model.name).observe(model.switch_s)
-        tokens = TokenTimes()
-        name = model.name
+        name, times = model.name, TokenTimes()
+        generated, preempted = self._generation_tokens.labels(name), self._preemptions.labels(name)
+        iteration = self._iteration.labels(name)
 
         def observe(record: StepRecord) -> None:
-            self._generation_tokens.labels(name).inc(len(record.sampled))
-            self._preemptions.labels(name).inc(len(record.schedule.preempt))
-            self._iteration.labels(name).observe(sum(num_tokens for _, _, num_tokens in record.works))
-            for seconds in tokens.gaps_s(record):
-                self._itl_s.labels(name).observe(seconds)
-                self._tpot_old_s.labels(name).observe(seconds)
+            generated.inc(len(record.sampled))
+            preempted.inc(len(record.schedule.preempt))
+            iteration.observe(sum(num_tokens for _, _, num_tokens in record.works))
+            for seconds, count in times.gaps_s(record).items():
+                self._gaps_s.add(name, seconds, count)
 
         model.llm.start().add_observer(observe)
 
@@ -118,12 +123,11 @@ class TokenTimes:
     def __init__(self) -> None:
         self._latest_s: dict[int, float] = {}
 
-    def gaps_s(self, record: StepRecord) -> list[float]:
-        """Return the seconds between the tokens of this step and those before them."""
+    def gaps_s(self, record: StepRecord) -> Counter[float]:
+        """Return the seconds between the tokens of this step and those before them, and how often each came."""
         end_s, latest_s = record.end_s, self._latest_s
-        gaps = [end_s - latest_s[one] for one in record.sampled if one in latest_s]
-        for one in record.sampled:
-            latest_s[one] = end_s
+        gaps = Counter(end_s - latest_s[one] for one in record.sampled if one in latest_s)
+        latest_s.update(dict.fromkeys(record.sampled, end_s))
         if len(latest_s) > 2 * (record.num_running + record.num_waiting) + 64:
             self._forget_the_oldest(record.num_running + record.num_waiting)
         return gaps
@@ -132,6 +136,37 @@ class TokenTimes:
         """Forget sequences that ended: those that go on have had tokens later."""
         newest = sorted(self._latest_s, key=self._latest_s.__getitem__, reverse=True)[:num_kept]
         self._latest_s = {one: self._latest_s[one] for one in newest}
+
+
+class TallyHistogram(Collector):
+    """A histogram that takes equal values together: sequences of one step have the same gap, and are many.
+
+    Args:
+        names: it is told under each of them.
+        meaning: for people.
+        bounds: of the buckets, rising.
+    """
+
+    def __init__(self, names: Sequence[str], meaning: str, bounds: Sequence[float]) -> None:
+        self._names, self._meaning, self._bounds = names, meaning, bounds
+        self._counts: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+
+    def add(self, model: str, value: float, count: int) -> None:
+        """Count ``value`` so many times."""
+        counts = self._counts.setdefault(model, [0] * (len(self._bounds) + 1))
+        counts[bisect_left(self._bounds, value)] += count
+        self._sums[model] = self._sums.get(model, 0.0) + value * count
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the histogram, once per name."""
+        for name in self._names:
+            family = HistogramMetricFamily(name, self._meaning, labels=[_MODEL])
+            for model, counts in self._counts.items():
+                limits = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+                buckets = list(zip(limits, accumulate(counts), strict=True))
+                family.add_metric([model], buckets, self._sums[model])
+            yield family
 
 
 class _Gauges(Collector):
