@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 
@@ -10,6 +11,8 @@ import pytest
 from live_server import LiveServer, NeverLoading, live_server, wait_until
 
 from steelyard.serve.config import AccessConfig, LimitsConfig, ListenConfig, ModelSpec, ServeConfig
+from steelyard.serve.guard import ConnectionGuard
+from steelyard.sim.virtual import run_virtual
 
 KEY = "a-long-secret"
 LIMITS = LimitsConfig(
@@ -108,3 +111,85 @@ def test_too_many_connections_are_turned_away_and_the_others_served(closed):
             raw.close()
     wait_until(lambda: closed.on_loop(lambda: not closed.server.server_state.connections))
     assert httpx.get(closed.url + "/ping").status_code == 200
+
+
+class Wire:
+    """A transport that remembers how it was ended."""
+
+    def __init__(self) -> None:
+        self.written, self.ends = b"", []
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.ends.append("closed")
+
+    def abort(self) -> None:
+        self.ends.append("aborted")
+
+    def is_closing(self) -> bool:
+        return bool(self.ends)
+
+
+class Inner:
+    """What stands for uvicorn's protocol: remembers what it was told, and is always in a head."""
+
+    cycle = None
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def __getattr__(self, name: str):
+        return lambda *arguments: self.told.append(name)
+
+
+def test_who_does_not_read_is_cut_off_and_who_reads_again_is_not():
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for reads_again in (True, False):
+            guards: set[ConnectionGuard] = set()
+            guard, wire = ConnectionGuard(Inner(), LimitsConfig(header_timeout_s=1000), guards), Wire()
+            guard.connection_made(wire)
+            guard.pause_writing()
+            if reads_again:
+                loop.call_later(59.0, guard.resume_writing)
+            await asyncio.sleep(61.0)
+            assert wire.ends == ([] if reads_again else ["aborted"])
+            guard.connection_lost(None)
+            assert not guards
+
+    run_virtual(main())
+
+
+def test_what_is_passed_on():
+    async def main() -> None:
+        inner, wire = Inner(), Wire()
+        guard = ConnectionGuard(inner, LimitsConfig(), set())
+        guard.connection_made(wire)
+        guard.data_received(b"G")
+        guard.pause_writing()
+        guard.resume_writing()
+        guard.eof_received()
+        guard.connection_lost(None)
+        await asyncio.sleep(1000)
+        assert inner.told == [
+            "connection_made", "data_received", "pause_writing", "resume_writing", "eof_received", "connection_lost",
+        ]  # fmt: skip
+        assert wire.ends == []
+
+    run_virtual(main())
+
+
+def test_a_connection_turned_away_hears_nothing_more():
+    async def main() -> None:
+        inner, wire = Inner(), Wire()
+        guard = ConnectionGuard(inner, LimitsConfig(max_connections=0), set())
+        guard.connection_made(wire)
+        guard.data_received(b"GET / HTTP/1.1\r\n\r\n")
+        guard.eof_received()
+        guard.connection_lost(None)
+        assert wire.written.startswith(b"HTTP/1.1 503 ")
+        assert (inner.told, wire.ends) == ([], ["closed"])
+
+    run_virtual(main())

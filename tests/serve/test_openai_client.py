@@ -164,6 +164,34 @@ def test_echo_with_logprobs(client, stream):
     assert offsets == [len("".join(tokens[:i])) for i in range(len(tokens))]
 
 
+def test_prompt_logprobs(client):
+    extra = {"prompt_logprobs": 1}
+    choice = client.completions.create(model="smol", prompt=COUNT, max_tokens=1, extra_body=extra).choices[0]
+    first, *others = choice.prompt_logprobs
+    assert first is None
+    assert choice.text != COUNT
+    ids = client.post("/../tokenize", body={"prompt": COUNT}, cast_to=object)["tokens"]
+    for token_id, entries in zip(ids[1:], others, strict=True):
+        assert 1 <= len(entries) <= 2
+        assert entries[str(token_id)]["logprob"] <= 0
+        assert min(entry["rank"] for entry in entries.values()) == 1
+    assert len(ask(client, extra_body=extra).prompt_logprobs) > len(ids)
+    assert ask(client).prompt_logprobs is None
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, extra_body=extra, stream=True)
+    assert caught.value.param == "prompt_logprobs"
+
+
+def test_usage_in_every_chunk(client):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    for create in (lambda **more: ask(client, **more), lambda **more: client.completions.create(
+        model="smol", prompt=COUNT, max_tokens=5, **more
+    )):  # fmt: skip
+        counts = [chunk.usage.completion_tokens for chunk in create(stream=True, stream_options=options)]
+        assert counts == sorted(counts)
+        assert counts[-1] > counts[0]
+
+
 def test_echo_alone(client):
     answer = client.completions.create(model="smol", prompt=COUNT, max_tokens=0, echo=True, logprobs=0)
     assert answer.choices[0].text == COUNT

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +14,10 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from live_server import wait_until
+
+from steelyard.cli import app
+from steelyard.serve.config import ServeConfig
+from steelyard.serve.server import allow_open_files
 
 COMMAND = [sys.executable, "-m", "steelyard.cli.main", "serve", "--port", "0", "--max-model-len", "2048"]
 STORY = {"prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": True, "stream": True}
@@ -90,34 +94,66 @@ def test_a_second_signal_ends_at_once():
         assert server.exit_code() == 130
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
-    )
-
-
 def test_a_model_that_is_not_there():
-    done = run("no-such-model.gguf")
+    done = subprocess.run([*COMMAND, "no-such-model.gguf"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "no-such-model.gguf" in done.stderr.splitlines()[-1]
     assert done.stderr.splitlines()[-1].startswith("error: ")
 
 
-def test_what_is_wrong_is_said_before_a_model_is_loaded():
-    assert run("--log-level", "loud").returncode == 2
-    done = run("--api-key", "tiny")
-    assert done.returncode == 2
-    assert "api_key" in done.stderr
-    assert "tiny" not in done.stderr
-    assert "max_num_seqs: 'x'" in run(STEELYARD_MAX_NUM_SEQS="x").stderr
+@pytest.mark.parametrize(
+    ("arguments", "variables", "field"),
+    [
+        (["--log-level", "loud"], {}, "log_level"),
+        (["--api-key", "tiny"], {}, "api_key"),
+        (["--config", "/no/such/file"], {}, "config"),
+        (["--api-key-file", "/no/such/file"], {}, "api_key_file"),
+        ([], {"STEELYARD_MAX_NUM_SEQS": "x"}, "max_num_seqs"),
+        (["one", "two", "--served-model-name", "three"], {}, "served_model_name"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_model_is_loaded(capsys, monkeypatch, arguments, variables, field):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("steelyard.serve.server.configure_logs", lambda config: None)
+    assert app.run(["serve", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {field}: ")
+    assert "tiny" not in told
 
 
-def test_without_its_libraries_it_says_what_to_install():
-    code = (
-        "import sys; from importlib import util; from steelyard.cli import serve;"
-        "serve.find_spec = lambda name: None if name == 'uvicorn' else util.find_spec(name);"
-        "from steelyard.cli.app import run; sys.exit(run(['serve']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert "pip install 'steelyard[serve]'" in done.stderr
+def test_settings_come_from_flags_then_environment_then_file(tmp_path, monkeypatch):
+    path = tmp_path / "server.yaml"
+    path.write_text("port: 1\nhost: file\nmax-num-seqs: 3\n", encoding="utf-8")
+    monkeypatch.setenv("STEELYARD_PORT", "2")
+    monkeypatch.setenv("STEELYARD_HOST", "environment")
+    seen: list[ServeConfig] = []
+    monkeypatch.setattr("steelyard.serve.server.run_server", seen.append)
+    assert app.run(["serve", "x.gguf", "--config", str(path), "--port", "3", "--no-enable-prefix-caching"]) == 0
+    (config,) = seen
+    assert (config.listen.port, config.listen.host, config.engine.max_num_seqs) == (3, "environment", 3)
+    assert config.models[0].source == "x.gguf"
+    assert not config.engine.enable_prefix_caching
+
+
+def test_without_its_libraries_it_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr("steelyard.cli.serve.find_spec", lambda name: None if name == "uvicorn" else name)
+    assert app.run(["serve"]) == 1
+    assert "pip install 'steelyard[serve]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "expected"),
+    [
+        (1024, 4096, 2000, 2000),
+        (1024, 4096, 9000, 4096),
+        (1024, resource.RLIM_INFINITY, 9000, 9000),
+        (1024, 4096, 9, None),
+    ],
+)
+def test_more_files_may_be_open_as_far_as_the_system_lets(monkeypatch, soft, hard, wanted, expected):
+    changes = []
+    monkeypatch.setattr("steelyard.serve.server.resource.getrlimit", lambda kind: (soft, hard))
+    monkeypatch.setattr("steelyard.serve.server.resource.setrlimit", lambda kind, limits: changes.append(limits))
+    allow_open_files(wanted)
+    assert changes == ([] if expected is None else [(expected, hard)])

@@ -11,8 +11,8 @@ from steelyard.core.errors import PromptError
 from steelyard.engine.async_llm import AsyncLLM
 
 T = TypeVar("T")
-# Below this, tokenizing takes less time than to ask a thread for it.
-_SHORT_CHARS = 2048
+# Below so many characters or tokens, the work takes less time than to ask a thread for it.
+_SHORT = 2048
 # What the functions between here and the template call their own parameters.
 _OWN_ARGUMENTS = frozenset(
     {"self", "messages", "tools", "add_generation_prompt", "now", "control_texts", "tokenizer", "template"}
@@ -64,6 +64,16 @@ async def chat_prompt(
     return ids + (await text_prompt(llm, begun, add_special_tokens=False) if begun else ())
 
 
+async def text_of(llm: AsyncLLM, token_ids: Sequence[int]) -> str:
+    """Return the text of tokens, control tokens written out.
+
+    Raises:
+        PromptError: if an id does not exist.
+        ModelError: if the model has no tokenizer.
+    """
+    return await _off_loop(partial(llm.tokenizer.decode, token_ids, skip_special_tokens=False), len(token_ids))
+
+
 def _check_arguments(arguments: Mapping[str, Any]) -> None:
     """Raise :class:`PromptError` unless all are switches and words, under names that mean nothing to us."""
     for name, value in arguments.items():
@@ -75,5 +85,5 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
             )
 
 
-async def _off_loop(function: Callable[[], T], num_chars: int) -> T:
-    return function() if num_chars < _SHORT_CHARS else await asyncio.to_thread(function)
+async def _off_loop(function: Callable[[], T], size: int) -> T:
+    return function() if size < _SHORT else await asyncio.to_thread(function)

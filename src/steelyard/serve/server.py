@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -24,6 +25,8 @@ from steelyard.serve.sources import DiskModels
 logger = logging.getLogger("steelyard.serve")
 
 _INTERRUPTED = 130
+# Files that the process needs besides its connections: weights, libraries, the log.
+_OWN_FILES = 256
 # After the drain's end: for clients to take what was cut short.
 _LAST_WORDS_S = 5
 
@@ -37,6 +40,7 @@ def run_server(config: ServeConfig) -> None:
         StorageError: if the address cannot be listened on.
     """
     configure_logs(config.observe)
+    allow_open_files(config.limits.max_connections + _OWN_FILES)
     config = with_key_file(config)
     service = Service(config, DiskModels(config.engine))
     server = Server(service, config)
@@ -48,6 +52,14 @@ def run_server(config: ServeConfig) -> None:
         raise StorageError(problem, field="port", remedy="Choose another, or end the program that has it") from None
     if service.startup_error is not None:
         raise service.startup_error
+
+
+def allow_open_files(num_files: int) -> None:
+    """Raise this process's limit of open files as far as ``num_files`` and the system's own limit go."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = num_files if hard == resource.RLIM_INFINITY else min(num_files, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def with_key_file(config: ServeConfig) -> ServeConfig:

@@ -13,7 +13,7 @@ from steelyard.core.params import SamplingParams
 from steelyard.core.request import CompletionOutput
 from steelyard.serve.errors import invalid
 from steelyard.serve.generation import Generation, Increment
-from steelyard.serve.protocol.logprobs import ChatLogprobs, chat_logprobs
+from steelyard.serve.protocol.logprobs import ChatLogprobs, PromptLogprobs, chat_logprobs, prompt_logprobs
 from steelyard.serve.protocol.wire import (
     GenerationFields,
     UsageAnswer,
@@ -46,7 +46,7 @@ class ChatRequest(GenerationFields):
 
     def check(self) -> None:
         """Raise :class:`ApiError` for fields that contradict each other."""
-        self.check_stream_options()
+        self.check_stream()
         both = self.max_tokens is not None and self.max_completion_tokens is not None
         if both and self.max_tokens != self.max_completion_tokens:
             message = "max_tokens: it contradicts max_completion_tokens. Give one of them."
@@ -109,6 +109,7 @@ class ChatAnswer(TypedDict):
     system_fingerprint: None
     choices: list[ChatChoice]
     usage: UsageAnswer
+    prompt_logprobs: PromptLogprobs | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +137,7 @@ class ChatDialect:
             "system_fingerprint": None,
             "choices": [self._choice(completion, generation) for completion in output.outputs],
             "usage": usage_answer(generation.usage),
+            "prompt_logprobs": prompt_logprobs(output.prompt_logprobs, generation.tokenizer),
         }
 
     async def events(self, generation: Generation) -> AsyncIterator[ServerEvent]:
@@ -171,7 +173,8 @@ class ChatDialect:
             "choices": [] if choice is None else [choice],
         }
         if self.request.includes_usage:
-            chunk["usage"] = usage_answer(generation.usage) if choice is None else None
+            told = choice is None or self.request.always_includes_usage
+            chunk["usage"] = usage_answer(generation.usage) if told else None
         return ServerEvent(chunk)
 
     def _delta(self, index: int, delta: ChatMessage, logprobs: ChatLogprobs | None = None) -> dict[str, Any]:

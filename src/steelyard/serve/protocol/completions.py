@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -13,7 +13,7 @@ from steelyard.core.params import SamplingParams
 from steelyard.core.request import CompletionOutput, RequestOutput, SampledToken
 from steelyard.serve.errors import invalid
 from steelyard.serve.generation import Generation, Increment
-from steelyard.serve.protocol.logprobs import CompletionLogprobs, completion_logprobs
+from steelyard.serve.protocol.logprobs import CompletionLogprobs, PromptLogprobs, completion_logprobs, prompt_logprobs
 from steelyard.serve.protocol.wire import GenerationFields, UsageAnswer, finish_word, stop_reason, usage_answer
 from steelyard.serve.sse import DONE, ServerEvent
 
@@ -26,13 +26,14 @@ class CompletionRequest(GenerationFields):
 
     prompt: str | list[int] | list[str] | list[list[int]]
     logprobs: int | None = None
+    add_special_tokens: bool | None = None
     echo: bool | None = None
     best_of: int | None = None
     suffix: str | None = Field(default=None, description="Refused: no model here fills in the middle.")
 
     def check(self) -> None:
         """Raise :class:`ApiError` for fields that contradict each other or are not supported."""
-        self.check_stream_options()
+        self.check_stream()
         if self.suffix:
             raise invalid("suffix: filling in the middle is not supported. Leave it out.", param="suffix")
         if self.best_of is not None and self.best_of != (1 if self.n is None else self.n):
@@ -59,7 +60,7 @@ class CompletionRequest(GenerationFields):
         limit = DEFAULT_MAX_TOKENS if self.max_tokens is None else max(1, self.max_tokens)
         more: dict[str, Any] = {"max_tokens": limit, "logprobs": self.logprobs}
         if self.echo and self.logprobs is not None:
-            more["prompt_logprobs"] = self.logprobs
+            more["prompt_logprobs"] = max(self.logprobs, self.prompt_logprobs or 0)
         return self.sampling_params(defaults, **more)
 
 
@@ -71,6 +72,7 @@ class CompletionChoice(TypedDict):
     logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length"] | None
     stop_reason: str | int | None
+    prompt_logprobs: NotRequired[PromptLogprobs | None]
 
 
 class CompletionHead(TypedDict):
@@ -137,7 +139,12 @@ class CompletionDialect:
             "logprobs": self._logprobs(tokens, generation, 0),
             "finish_reason": finish_word(completion.finish_reason),
             "stop_reason": stop_reason(completion.finish_reason, completion.stop_reason),
+            "prompt_logprobs": self._prompt_logprobs(output, generation),
         }
+
+    def _prompt_logprobs(self, output: RequestOutput, generation: Generation) -> PromptLogprobs | None:
+        asked = self.request.prompt_logprobs is not None  # echo makes the engine compute them, too
+        return prompt_logprobs(output.prompt_logprobs, generation.tokenizer) if asked else None
 
     def _pieces(self, gain: Increment, generation: Generation) -> list[CompletionChoice]:
         """Return what an increment adds to the stream: with echo, the first one brings the prompt."""
@@ -182,7 +189,8 @@ class CompletionDialect:
     def _chunk(self, generation: Generation, choice: CompletionChoice | None) -> ServerEvent:
         chunk: dict[str, Any] = {**self._head(generation), "choices": [] if choice is None else [choice]}
         if self.request.includes_usage:
-            chunk["usage"] = self._usage(generation) if choice is None else None
+            told = choice is None or self.request.always_includes_usage
+            chunk["usage"] = self._usage(generation) if told else None
         return ServerEvent(chunk)
 
     def _head(self, generation: Generation) -> CompletionHead:

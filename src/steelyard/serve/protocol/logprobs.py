@@ -43,6 +43,37 @@ class CompletionLogprobs(TypedDict):
     text_offset: list[int]
 
 
+class PromptEntry(TypedDict):
+    """One token in vLLM's ``prompt_logprobs``."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+# For each token of the prompt, by token id as text: its own entry and the likeliest ones'; ``None`` for the first.
+PromptLogprobs = list[dict[str, PromptEntry] | None]
+
+
+def prompt_logprobs(tokens: Sequence[SampledToken | None] | None, tokenizer: Tokenizer | None) -> PromptLogprobs | None:
+    """Return a prompt's entries, if they were asked for."""
+    if tokens is None or tokenizer is None:
+        return None
+    return [None if token is None else _prompt_entries(token, tokenizer) for token in tokens]
+
+
+def _prompt_entries(token: SampledToken, tokenizer: Tokenizer) -> dict[str, PromptEntry]:
+    assert token.logprob is not None
+    return {
+        str(entry.token_id): {
+            "logprob": max(entry.logprob, _LEAST),
+            "rank": entry.rank,
+            "decoded_token": tokenizer.token_text(entry.token_id),
+        }
+        for entry in (token.logprob, *token.top_logprobs)
+    }
+
+
 def chat_logprobs(tokens: Sequence[SampledToken], tokenizer: Tokenizer) -> ChatLogprobs:
     """Return the entries of an answer's tokens."""
     return {"content": [_chat_token(token, tokenizer) for token in tokens], "refusal": None}

@@ -62,7 +62,6 @@ class GenerationFields(WireModel):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     prompt_logprobs: int | None = None
-    add_special_tokens: bool | None = None
     priority: int | None = Field(default=None, ge=-(1 << 31), lt=1 << 31, description="Lower is sooner.")
     cache_salt: str | None = Field(default=None, max_length=256)
     timeout: float | None = Field(default=None, gt=0, description="Seconds after which the answer ends as it is.")
@@ -87,10 +86,18 @@ class GenerationFields(WireModel):
         """Whether a stream ends with the usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def check_stream_options(self) -> None:
-        """Raise if there are options for a stream and no stream."""
+    @property
+    def always_includes_usage(self) -> bool:
+        """Whether every chunk of a stream has the usage so far."""
+        options = self.stream_options
+        return self.includes_usage and options is not None and options.continuous_usage_stats is True
+
+    def check_stream(self) -> None:
+        """Raise :class:`ApiError` if there are options for a stream and no stream, or what no stream can have."""
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options: only a stream has them. Set stream to true.", param="stream_options")
+        if self.stream and self.prompt_logprobs is not None:
+            raise invalid("prompt_logprobs: no stream has them. Set stream to false.", param="prompt_logprobs")
 
     def sampling_params(self, defaults: SamplingParams, **more: Any) -> SamplingParams:
         """Return ``defaults`` with what the request says, and ``more``, in their place.

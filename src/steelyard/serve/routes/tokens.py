@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from steelyard.serve.prompts import chat_prompt, text_prompt
+from steelyard.serve.prompts import chat_prompt, text_of, text_prompt
 from steelyard.serve.protocol.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 from steelyard.serve.routes.body import described, read_body
 from steelyard.serve.service import Service
@@ -38,6 +38,6 @@ def tokens_router(service: Service) -> APIRouter:
         """Return the text of token ids."""
         body = await read_body(request, DetokenizeRequest)
         async with service.model(body.model) as llm:
-            return {"prompt": llm.tokenizer.decode(body.tokens, skip_special_tokens=False)}
+            return {"prompt": await text_of(llm, body.tokens)}
 
     return router
