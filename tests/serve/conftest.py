@@ -7,13 +7,11 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
-from live_server import LiveServer, live_server
+from live_server import KEYS, LiveServer, live_server
 
 from steelyard.engine.build import LLMOptions
 from steelyard.serve.config import AccessConfig, LimitsConfig, ListenConfig, ModelSpec, ServeConfig
 from steelyard.serve.sources import DiskModels
-
-KEYS = {"ann": "secret-of-ann", "bob": "secret-of-bob"}
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from steelyard.serve.service import Service
 
 T = TypeVar("T")
 PATIENCE_S = 30.0
+KEYS = {"ann": "secret-of-ann", "bob": "secret-of-bob"}
 
 
 @dataclass(frozen=True)

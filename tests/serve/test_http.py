@@ -7,10 +7,9 @@ import socket
 
 import httpx
 import pytest
-from conftest import KEYS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from live_server import LiveServer, metric, wait_until
+from live_server import KEYS, LiveServer, metric, wait_until
 
 from steelyard import __version__
 

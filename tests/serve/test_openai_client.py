@@ -230,6 +230,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
     ({"stop": ["x"] * 20}, "stop"),
     ({"stop": "x" * 300}, "stop"),
+    ({"stop": 5}, "stop"),
+    ({"stop": ["x", 5]}, "stop"),
+    ({"tool_choice": 5}, "tool_choice"),
     ({"logit_bias": {"x": 1}}, "logit_bias"),
     ({"logit_bias": {str(i): 1 for i in range(2000)}}, "logit_bias"),
     ({"logit_bias": {"900000": 1}}, "logit_bias"),
@@ -274,6 +277,8 @@ def test_what_is_wrong_is_named(client, changes, param, stream):
         ({"prompt": ["a"] * 5, "n": 5}, "n"),
         ({"prompt": [1, 99_999_999]}, "prompt_token_ids"),
         ({"prompt": [-1]}, "prompt_token_ids"),
+        ({"prompt": ["a", 1]}, "prompt"),
+        ({"prompt": None}, "prompt"),
         ({"logprobs": 99}, "logprobs"),
     ],
 )

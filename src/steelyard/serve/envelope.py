@@ -19,7 +19,7 @@ logger = logging.getLogger("steelyard.serve.requests")
 
 REQUEST_ID = "request_id"  # where a request's scope holds its id
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_NOBODY_ASKED = 499  # nginx's word for a client that left before its answer began
+_CLIENT_LEFT = 499  # nginx's word for a client that left before its answer began
 
 
 class Envelope:
@@ -50,7 +50,7 @@ class Envelope:
                 await api_error(error).response()(scope, receive, answer.send)
             else:
                 logger.exception("an answer broke off", extra={FIELDS: {"id": request_id}})
-        _log(scope, answer.status or _NOBODY_ASKED, request_id, now_s() - began_s)
+        _log(scope, answer.status or _CLIENT_LEFT, request_id, now_s() - began_s)
 
 
 class _Answer:

@@ -22,7 +22,6 @@ from typing_extensions import TypedDict
 from steelyard.core.errors import (
     EngineBusyError,
     InputError,
-    PromptError,
     ResourceError,
     SteelyardError,
 )
@@ -36,6 +35,8 @@ INVALID, NOT_FOUND, SERVER, UNAVAILABLE = (
     "unavailable_error",
 )
 _MAX_MESSAGE_CHARS = 1000
+# What pydantic calls the branches of a union, in the place of a field's name.
+_TYPE_NAMES = frozenset({"str", "int", "float", "bool", "none", "dict"})
 
 
 class ErrorBody(TypedDict):
@@ -128,8 +129,6 @@ def api_error(error: Exception, *, retry_after_s: float = 1.0) -> ApiError:
             return error
         case EngineBusyError():
             return busy(f"{error.problem}. Try again later.", retry_after_s=retry_after_s)
-        case PromptError() if "do not fit in the context" in error.problem:
-            return invalid(str(error), param=error.field, code="context_length_exceeded")
         case InputError():
             return invalid(str(error), param=error.field)
         case ResourceError():
@@ -174,7 +173,7 @@ def _path(location: tuple[int | str, ...]) -> str:
     for part in location:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part.isidentifier():
+        elif part.isidentifier() and part not in _TYPE_NAMES:
             text += f".{part}" if text else part
     return text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
@@ -18,8 +17,6 @@ from steelyard.serve.errors import invalid, unavailable
 from steelyard.serve.generation import Generation, GenerationRequest
 from steelyard.serve.metrics import Metrics
 from steelyard.serve.pool import ModelPool, ModelSource, ServedModel
-
-logger = logging.getLogger("steelyard.serve")
 
 
 class Service:
@@ -94,11 +91,12 @@ class Service:
             model: what answers call the model.
 
         Raises:
-            ApiError: 400 if there are too many completions.
+            ApiError: 400 if there are too many completions, or a prompt is longer than the context.
             EngineBusyError: if the queue is full; nothing was queued then.
             InputError: if a prompt or parameter cannot be served; nothing was queued then.
         """
         self._check_num_completions(request)
+        _check_context(request, llm.parts.engine_config.max_model_len)
         engine = llm.start()
         responses = _submit_all(engine, self._engine_requests(request))
         tokenizer = llm.parts.tokenizer
@@ -147,6 +145,17 @@ class Service:
             raise invalid(message, param="n")
 
 
+def _check_context(request: GenerationRequest, max_model_len: int) -> None:
+    """Raise :class:`ApiError` if a prompt is too long: clients know this error by its code."""
+    longest = max(len(prompt) for prompt in request.prompts)
+    if longest >= max_model_len:
+        message = (
+            f"prompt: {longest} tokens do not fit in the context of {max_model_len} and leave room for an answer. "
+            "Shorten it."
+        )
+        raise invalid(message, param="prompt", code="context_length_exceeded")
+
+
 def _nothing() -> None:
     """Nobody wants to know."""
 
@@ -154,10 +163,11 @@ def _nothing() -> None:
 def _submit_all(engine: Engine, requests: Sequence[Request]) -> list[Response]:
     """Submit all requests, or none."""
     responses: list[Response] = []
-    try:
-        responses.extend(engine.submit(request) for request in requests)
-    except SteelyardError:
-        for response in responses:
-            engine.cancel(response.request.id)
-        raise
+    for request in requests:
+        try:
+            responses.append(engine.submit(request))
+        except SteelyardError:
+            for response in responses:
+                engine.cancel(response.request.id)
+            raise
     return responses
