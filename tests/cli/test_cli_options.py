@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.cli.inputs import file_text, given_text
-from steelyard.cli.options import EngineOptions, OutputOptions, SamplingOptions, new_app, parse_bytes, takes_groups
+from steelyard.cli.options import EngineOptions, OutputOptions, SamplingOptions, new_app, takes_groups
 from steelyard.cli.tokenize import parse_ids
 from steelyard.core.errors import InputError, ParamsError, PromptError
+from steelyard.core.units import parse_bytes
 from steelyard.engine.build import LLMOptions
 
 
@@ -24,7 +25,6 @@ from steelyard.engine.build import LLMOptions
 )
 def test_sizes(text, num_bytes):
     assert parse_bytes("size", text) == num_bytes
-    assert parse_bytes("size", None) is None
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1e9", "5T", "MiB", "0.1", "١"])

@@ -27,7 +27,7 @@ from steelyard.engine.executor import Executor
 from steelyard.engine.response import Response
 from steelyard.engine.sequence_table import SequenceTable
 from steelyard.engine.view import EngineView, Observer, StepRecord
-from steelyard.memory.kv_manager import KVCacheConfig, KVManager
+from steelyard.memory.kv_manager import KVCacheConfig, KVManager, KVUsage
 from steelyard.policies.schedule.types import Grant, Schedule, ScheduleLimits, SchedulePolicy
 
 _SEED_BITS = 63
@@ -150,6 +150,16 @@ class Engine:
         return self._num_in_inbox + len(self._table.waiting)
 
     @property
+    def num_running(self) -> int:
+        """Sequences that hold a seat."""
+        return len(self._table.running)
+
+    @property
+    def kv_usage(self) -> KVUsage:
+        """How the KV cache is used now."""
+        return self._kv.usage()
+
+    @property
     def has_room(self) -> bool:
         """Whether :meth:`submit` would take another request now."""
         return self.num_waiting < self.config.max_waiting
@@ -191,10 +201,11 @@ class Engine:
                 output = await self._executor.execute(batch) if batch.works else StepOutput({})
             except Exception as error:
                 self._fail(batch, error)
+                output = StepOutput({})
             else:
                 self._advance(batch)
                 self._commit(batch, output)
-            self._observe(start_s, schedule, batch)
+            self._observe(start_s, schedule, batch, output)
 
     async def overlapped_step(self) -> None:
         """Receive and schedule one step while the one before executes; commit that one; let the new one execute.
@@ -219,7 +230,7 @@ class Engine:
         works = tuple(work for work in batch.works if work.sequence.status is SequenceStatus.RUNNING)
         batch = Batch(batch.step, works)
         if not works:
-            self._observe(start_s, schedule, batch)
+            self._observe(start_s, schedule, batch, StepOutput({}))
             return
         self._view.sampling = frozenset(work.sequence.id for work in works if work.samples)
         self._advance(batch)
@@ -236,12 +247,12 @@ class Engine:
         try:
             output = await flight.execution
         except Exception as caught:
-            error = caught
+            error, output = caught, StepOutput({})
             self._fail(flight.batch, caught)
         else:
             self._commit(flight.batch, output)
         self._view.sampling = frozenset()
-        self._observe(flight.start_s, flight.schedule, flight.batch)
+        self._observe(flight.start_s, flight.schedule, flight.batch, output)
         return error is None
 
     def _requeue(self, batch: Batch) -> None:
@@ -377,7 +388,7 @@ class Engine:
     def _watch_deadline(self, response: Response, deadline_s: float) -> None:
         asyncio.get_running_loop().call_at(deadline_s, self._post, lambda: self._end(response, FinishReason.DEADLINE))
 
-    def _observe(self, start_s: float, schedule: Schedule, batch: Batch) -> None:
+    def _observe(self, start_s: float, schedule: Schedule, batch: Batch, output: StepOutput) -> None:
         if not self._observers:
             return
         record = StepRecord(
@@ -386,6 +397,7 @@ class Engine:
             end_s=now_s(),
             schedule=schedule,
             works=tuple((work.sequence.id, work.start, work.num_tokens) for work in batch.works),
+            sampled=tuple(output.sampled),
             num_running=len(self._table.running),
             num_waiting=len(self._table.waiting),
             num_free_blocks=self._kv.num_free_blocks,
