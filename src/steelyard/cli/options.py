@@ -74,6 +74,9 @@ class EngineOptions:
         bool,
         typer.Option("--prefix-caching/--no-prefix-caching", help="Reuse the KV of equal prompt beginnings."),
     ] = True
+    schedule_policy: Annotated[
+        str, typer.Option(help="Who computes first: fcfs, priority, shortest_first, vtc (fair share) or static.")
+    ] = "fcfs"
     threads: Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads.", show_default="all cores")] = (
         None
     )
@@ -88,6 +91,7 @@ class EngineOptions:
             "kv_cache_memory_bytes": parse_bytes("kv_cache_memory", self.kv_cache_memory),
             "kv_cache_dtype": self.kv_cache_dtype,
             "enable_prefix_caching": self.prefix_caching,
+            "schedule_policy": self.schedule_policy,
             "threads": self.threads,
         }
         return {name: value for name, value in given.items() if value is not None}

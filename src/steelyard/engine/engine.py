@@ -121,7 +121,7 @@ class Engine:
         if request.id in self._responses:
             raise ParamsError(f"{request.id!r} is in use", field="request_id", remedy="Choose a unique id")
         sequences = [self._sequence(request, index) for index in range(request.params.n)]
-        completions = tuple(CompletionState(s, self._eos, self.config.max_model_len, self._text) for s in sequences)
+        completions = tuple(self._completion(request, sequence) for sequence in sequences)
         response = Response(request, completions, now_s())
         self._responses[request.id] = response
         self._num_in_inbox += len(sequences)
@@ -135,6 +135,11 @@ class Engine:
         response = self._responses.get(request_id)
         if response is not None:
             self._post(lambda: self._end(response, reason))
+
+    @property
+    def policy(self) -> SchedulePolicy:
+        """What decides each step; one that can be reconfigured may be, between steps."""
+        return self._policy
 
     def add_observer(self, observer: Observer) -> None:
         """Call ``observer`` after each step from now on."""
@@ -326,7 +331,19 @@ class Engine:
             arrival_s=now_s(),
             priority=request.priority,
             cache_salt=request.cache_salt,
+            tenant=request.tenant,
         )
+
+    def _completion(self, request: Request, sequence: Sequence) -> CompletionState:
+        """Return the completion of ``sequence``, with the output that exists already."""
+        completion = CompletionState(sequence, self._eos, self.config.max_model_len, self._text)
+        for token in request.output:
+            if completion.finish_reason is None:
+                completion.push(token)
+        if completion.finish_reason is not None:
+            problem = f"the answer ends within the {len(request.output)} tokens that exist already"
+            raise ParamsError(problem, field="output", remedy="Do not continue what has ended")
+        return completion
 
     def _admit(self, response: Response, sequences: list[Sequence]) -> None:
         self._num_in_inbox -= len(sequences)
