@@ -41,7 +41,7 @@ def step_seconds(batch: Batch) -> float:
     return 0.010 + 0.001 * batch.num_tokens
 
 
-def make_request(name: str, prompt: tuple[int, ...], max_tokens: int = 8, **changes: object) -> Request:
+def make_request(name: str, prompt: tuple[int, ...], max_tokens: int | None = 8, **changes: object) -> Request:
     """Return a greedy request that ignores the end of sequence."""
     fields = {
         key: changes.pop(key) for key in ("priority", "cache_salt", "deadline_s", "tenant", "output") if key in changes

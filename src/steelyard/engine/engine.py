@@ -20,6 +20,7 @@ from steelyard.core.clock import now_s
 from steelyard.core.errors import EngineBusyError, EngineStoppedError, ParamsError, SteelyardError
 from steelyard.core.request import FinishReason, Request
 from steelyard.core.sequence import Sequence, SequenceStatus
+from steelyard.core.units import ceil_div
 from steelyard.engine.admission import check_request
 from steelyard.engine.completion import CompletionState, TextFactory
 from steelyard.engine.config import EngineConfig
@@ -28,6 +29,7 @@ from steelyard.engine.response import Response
 from steelyard.engine.sequence_table import SequenceTable
 from steelyard.engine.view import EngineView, Observer, StepRecord
 from steelyard.memory.kv_manager import KVCacheConfig, KVManager
+from steelyard.policies.admit.types import EngineLoad
 from steelyard.policies.schedule.types import Grant, Schedule, ScheduleLimits, SchedulePolicy
 
 _SEED_BITS = 63
@@ -149,6 +151,18 @@ class Engine:
     def num_waiting(self) -> int:
         """Sequences that wait, those still in the inbox included."""
         return self._num_in_inbox + len(self._table.waiting)
+
+    def load(self) -> EngineLoad:
+        """Return how busy the engine is, for admission policies; what is in the inbox counts as waiting."""
+        live = [c.sequence for r in self._responses.values() for c in r.completions if c.finish_reason is None]
+        num_held = sum(self._kv.num_held_blocks(sequence.id) for sequence in self._table.running)
+        return EngineLoad(
+            num_running=len(self._table.running),
+            num_waiting=self.num_waiting,
+            num_free_blocks=self._kv.num_free_blocks,
+            num_promised_blocks=sum(self._longest_blocks(sequence) for sequence in live) - num_held,
+            block_size=self.config.block_size,
+        )
 
     @property
     def has_room(self) -> bool:
@@ -333,6 +347,13 @@ class Engine:
             cache_salt=request.cache_salt,
             tenant=request.tenant,
         )
+
+    def _longest_blocks(self, sequence: Sequence) -> int:
+        """Return the KV blocks of a sequence at its longest."""
+        longest = self.config.max_model_len
+        if sequence.params.max_tokens is not None:
+            longest = min(longest, sequence.num_prompt_tokens + sequence.params.max_tokens)
+        return ceil_div(longest, self.config.block_size)
 
     def _completion(self, request: Request, sequence: Sequence) -> CompletionState:
         """Return the completion of ``sequence``, with the output that exists already."""

@@ -1,7 +1,8 @@
-"""Making a policy by its name: what the registries of all kinds of policies share."""
+"""Making a policy by its name, and checking its parameters: what all kinds of policies share."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any, TypeVar
@@ -41,6 +42,16 @@ def check_number(name: str, number: object, *, above: float) -> None:
         ParamsError: if it is not a finite number greater than ``above``.
     """
     is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-    if not is_number or not above < float(number) < float("inf"):  # type: ignore[arg-type]
+    if not is_number or not above < float(number) < math.inf:  # type: ignore[arg-type]
         problem = f"{number!r} is not a finite number above {above:g}"
         raise ParamsError(problem, field=name, remedy="Give a larger number, or leave it at its default")
+
+
+def check_count(name: str, number: object) -> None:
+    """Check a policy's parameter.
+
+    Raises:
+        ParamsError: if it is not a whole number of at least 1.
+    """
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ParamsError(f"{number!r} is not a positive whole number", field=name, remedy="Give at least 1")
