@@ -148,6 +148,11 @@ class Engine:
         self._observers.append(observer)
 
     @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests: it was closed, or died of an error of its own."""
+        return self._closed
+
+    @property
     def num_waiting(self) -> int:
         """Sequences that wait, those still in the inbox included."""
         return self._num_in_inbox + len(self._table.waiting)

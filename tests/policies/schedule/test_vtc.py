@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -16,52 +14,11 @@ from steelyard.core.errors import ParamsError
 from steelyard.policies.schedule import make_schedule_policy
 from steelyard.policies.schedule.types import Schedule, ScheduleLimits
 from steelyard.policies.schedule.vtc import VtcConfig, VtcPolicy
+from steelyard.sim.fairness import ServiceMeter
 
 BLOCK_SIZE, LONGEST_PROMPT, LONGEST_OUTPUT = 4, 12, 10
 LIMITS = ScheduleLimits(max_num_seqs=3, max_num_batched_tokens=16, block_size=BLOCK_SIZE)
 NUM_BLOCKS = LIMITS.max_num_seqs * -(-(LONGEST_PROMPT + LONGEST_OUTPUT) // BLOCK_SIZE)
-
-
-class Meter:
-    """The service that each tenant was given by each step, from what was scheduled; an account of its own."""
-
-    def __init__(self, config: VtcConfig) -> None:
-        self.config = config
-        self.service: list[Counter[str]] = []  # at the start of each step
-        self.waiting: list[set[str]] = []
-        self._total: Counter[str] = Counter()
-        self._admitted: set[int] = set()
-
-    def __call__(self, view: FakeView, schedule: Schedule) -> None:
-        self.service.append(Counter(self._total))
-        known = {sequence.id: sequence for sequence in view.running + view.waiting}
-        starts = {sequence.id: sequence.num_computed_tokens for sequence in view.running}
-        left = set(known)
-        for grant in schedule.grants:
-            sequence = known[grant.sequence_id]
-            if sequence.id not in starts:
-                left.discard(sequence.id)
-            if sequence.id not in self._admitted:
-                self._admitted.add(sequence.id)
-                self._add(sequence.tenant, self.config.input_weight * sequence.num_tokens)
-            start = starts.get(sequence.id)
-            start = view.cached_prefix(sequence.id).num_tokens if start is None else start
-            if start + grant.num_tokens == sequence.num_tokens:
-                self._add(sequence.tenant, self.config.output_weight)
-        self.waiting.append({known[name].tenant for name in left - set(starts)})
-
-    def _add(self, tenant: str, cost: float) -> None:
-        self._total[tenant] += cost / self.config.shares.get(tenant, 1.0)
-
-    def worst_difference(self, one: str, other: str) -> float:
-        """Return the greatest difference of service over any interval in which both wait, step by step."""
-        worst = low = high = 0.0
-        for (before, after), waiting in zip(pairwise(self.service), self.waiting, strict=False):
-            gap = (after[one] - before[one]) - (after[other] - before[other])
-            both = {one, other} <= waiting
-            low, high = (min(0.0, low + gap), max(0.0, high + gap)) if both else (0.0, 0.0)
-            worst = max(worst, high, -low)
-        return worst
 
 
 def bound(config: VtcConfig) -> float:
@@ -94,8 +51,8 @@ def crowds(draw: st.DrawFn) -> list[Job]:
 @settings(max_examples=200)
 def test_tenants_that_wait_are_served_alike_within_the_bound(jobs, input_weight, share, num_blocks):
     config = VtcConfig(input_weight=input_weight, shares={"1": share})
-    meter = Meter(config)
-    FakeEngine(jobs, VtcPolicy(config), LIMITS, num_blocks, check=meter).run(10_000)
+    meter = ServiceMeter(VtcPolicy(config), config)
+    FakeEngine(jobs, meter, LIMITS, num_blocks).run(10_000)
     tenants = sorted({job.tenant for job in jobs})
     for one in tenants:
         for other in tenants:
@@ -120,13 +77,13 @@ def test_the_account_agrees_with_what_was_served(jobs):
     """Nobody returns from idleness in one burst, so no lift hides a wrong charge."""
     jobs = [Job(0, job.prompt, job.num_output, job.priority, tenant=job.tenant) for job in jobs]
     config, seen = VtcConfig(), []
-    policy, meter = VtcPolicy(config), Meter(config)
+    policy = VtcPolicy(config)
+    meter = ServiceMeter(policy, config)
 
     def check(view: FakeView, schedule: Schedule) -> None:
-        meter(view, schedule)
-        seen.extend((policy.counter(s.tenant), meter.service[-1][s.tenant]) for s in view.waiting)
+        seen.extend((policy.counter(s.tenant), meter.service[-1].get(s.tenant, 0.0)) for s in view.waiting)
 
-    FakeEngine(jobs, policy, LIMITS, NUM_BLOCKS, check=check).run(10_000)
+    FakeEngine(jobs, meter, LIMITS, NUM_BLOCKS, check=check).run(10_000)
     assert all(counter == pytest.approx(service) for counter, service in seen)
 
 
@@ -165,8 +122,8 @@ def test_who_was_away_does_not_live_on_what_it_did_not_use():
     early = [random_job(rng, 0, "busy") for _ in range(100)]
     late = [random_job(rng, 200, tenant) for _ in range(60) for tenant in ("busy", "back")]
     config = VtcConfig()
-    meter = Meter(config)
-    FakeEngine(early + late, VtcPolicy(config), LIMITS, NUM_BLOCKS, check=meter).run(10_000)
+    meter = ServiceMeter(VtcPolicy(config), config)
+    FakeEngine(early + late, meter, LIMITS, NUM_BLOCKS).run(10_000)
     assert meter.service[-1]["busy"] > 2 * bound(config), "busy must have been served while the other was away"
     assert meter.worst_difference("busy", "back") <= 2 * bound(config)
 
@@ -175,8 +132,8 @@ def test_shares_divide_the_machine():
     rng = random.Random(4)
     jobs = [random_job(rng, 0, tenant) for _ in range(120) for tenant in ("one", "three")]
     config = VtcConfig(shares={"three": 3.0})
-    meter = Meter(VtcConfig())
-    FakeEngine(jobs, VtcPolicy(config), LIMITS, NUM_BLOCKS, check=meter).run(100_000)
+    meter = ServiceMeter(VtcPolicy(config), VtcConfig())
+    FakeEngine(jobs, meter, LIMITS, NUM_BLOCKS).run(100_000)
     both = [service for service, waiting in zip(meter.service, meter.waiting, strict=True) if len(waiting) == 2]
     served = both[-1]
     assert served["three"] / served["one"] == pytest.approx(3.0, rel=0.1)
