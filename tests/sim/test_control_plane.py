@@ -62,6 +62,7 @@ class Story:
     tokens: list[int] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
     end_s: float = 0.0
+    largest_increment: int = 0
 
 
 def make_world(seed: int) -> World:
@@ -105,18 +106,21 @@ def make_request(rng: Random, number: int, stems: list[tuple[int, ...]]) -> Requ
     )
 
 
-async def follow(dispatcher: Dispatcher, story: Story, leave_after: int | None) -> None:
-    """Be a client: read the stream to its end, or leave after so many tokens."""
+async def follow(dispatcher: Dispatcher, story: Story, leave_after: int | None = None, pause_s: float = 0.0) -> None:
+    """Be a client: read the stream to its end, or leave after so many tokens; pause after each increment."""
     try:
         async with aclosing(dispatcher.stream(story.request)) as stream:
             async for increment in stream:
                 assert not story.ends, "something came after the end"
                 story.tokens += [token.token_id for token in increment.tokens]
+                story.largest_increment = max(story.largest_increment, len(increment.tokens))
                 if increment.finish_reason is not None:
                     story.ends.append(increment.finish_reason.value)
                 elif leave_after is not None and len(story.tokens) >= leave_after:
                     story.ends.append("left")
                     return
+                else:
+                    await sleep_s(pause_s)
     except (ReplicaLostError, EngineStoppedError, NoReplicaError, EngineBusyError) as error:
         story.ends.append(type(error).__name__)
     except asyncio.CancelledError:
@@ -127,7 +131,7 @@ async def follow(dispatcher: Dispatcher, story: Story, leave_after: int | None) 
 
 
 async def crowd(dispatcher: Dispatcher, world: World, rng: Random) -> list[Story]:
-    """Send all requests, in bursts; some clients read only a part, some are cut off in between."""
+    """Send all requests, in bursts; some clients read slowly or only a part, some are cut off in between."""
     stems = [tuple(rng.randrange(VOCABULARY) for _ in range(length)) for length in (0, 8, 12)]
     stories, clients = [], []
     for number in range(world.num_requests):
@@ -135,7 +139,8 @@ async def crowd(dispatcher: Dispatcher, world: World, rng: Random) -> list[Story
             await sleep_s(rng.expovariate(20.0))
         story = Story(make_request(rng, number, stems))
         leave_after = rng.randint(1, 20) if rng.random() < 0.1 else None
-        client = asyncio.create_task(follow(dispatcher, story, leave_after), name=f"client {number}")
+        pause_s = rng.choice([0.0, 0.0, 0.05])
+        client = asyncio.create_task(follow(dispatcher, story, leave_after, pause_s), name=f"client {number}")
         if rng.random() < 0.1:
             asyncio.get_running_loop().call_later(rng.expovariate(4.0), client.cancel)
         stories.append(story)
@@ -248,7 +253,9 @@ def test_the_same_seed_tells_the_same_story_to_the_bit(seed: int) -> None:
 
 def test_the_worlds_are_as_eventful_as_they_should_be() -> None:
     """Every kind of end, and of policy, occurs; most requests end well in spite of everything."""
-    ends = Counter(story.ends[0] for seed in range(60) for story in run_world(seed))
+    stories = [story for seed in range(60) for story in run_world(seed)]
+    ends = Counter(story.ends[0] for story in stories)
+    assert max(story.largest_increment for story in stories) > 1, "slow readers get several tokens at once"
     assert ends.keys() >= {"length", "deadline", "left", "cancelled", "ReplicaLostError", "EngineStoppedError"}
     assert ends["length"] > ends.total() / 2
     worlds = [make_world(seed) for seed in range(60)]
@@ -273,12 +280,12 @@ def test_a_light_tenant_is_answered_while_a_heavy_one_floods_the_fleet() -> None
             )
             rng = Random(3)
             flood = [replace(make_request(rng, n, [()]), tenant="heavy", deadline_s=None) for n in range(num_heavy)]
-            heavy = [asyncio.create_task(follow(dispatcher, Story(request), None)) for request in flood]
+            heavy = [asyncio.create_task(follow(dispatcher, Story(request))) for request in flood]
             longest_s = 0.0
             for number in range(5):
                 request = replace(make_request(rng, 10_000 + number, [()]), tenant="light", deadline_s=None)
                 start_s, story = now_s(), Story(request)
-                await follow(dispatcher, story, None)
+                await follow(dispatcher, story)
                 assert story.ends == ["length"]
                 longest_s = max(longest_s, story.end_s - start_s)
             for client in heavy:
