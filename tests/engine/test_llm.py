@@ -216,9 +216,8 @@ def test_tenants_given_at_the_front_door_share_by_the_token_counter(directory: P
         ends: list[str] = []
 
         async def one(number: int, tenant: str) -> None:
-            async for output in llm.generate([number, 7, 9], params, tenant=tenant):
-                if output.finished:
-                    ends.append(tenant)
+            outputs = llm.generate([number, 7, 9], params, tenant=tenant)
+            ends.extend([tenant async for output in outputs if output.finished])
 
         try:
             await asyncio.gather(*(one(n, "a") for n in range(5)), *(one(n, "b") for n in range(5)))
