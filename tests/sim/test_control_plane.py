@@ -2,7 +2,7 @@
 
 Each seed makes a fleet, a crowd and a series of misfortunes, and checks what must hold in every world: each request
 ends exactly once, each stream has the tokens it would have had alone, nothing is left in any engine, and tenants that
-wait are served alike. ``STEELYARD_SIM_SEEDS=5000`` runs more seeds, ``STEELYARD_SIM_SEED=17`` just that one.
+wait are served alike. ``CONTROL_PLANE_SEEDS=5000`` runs more seeds, ``CONTROL_PLANE_SEED=17`` just that one.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from steelyard.sim.fairness import ServiceMeter
 from steelyard.sim.fleet import ModelledFleet
 from steelyard.sim.virtual import run_virtual
 
-ONE_SEED = os.environ.get("STEELYARD_SIM_SEED")
-NUM_SEEDS = int(os.environ.get("STEELYARD_SIM_SEEDS", "1000"))
+ONE_SEED = os.environ.get("CONTROL_PLANE_SEED")
+NUM_SEEDS = int(os.environ.get("CONTROL_PLANE_SEEDS", "1000"))
 CHUNK = 100
 VOCABULARY = 1000
 TOKENS = SyntheticTokens(VOCABULARY)
@@ -231,7 +231,7 @@ def run_world(seed: int) -> list[Story]:
         )
         assert all(meter.worst_difference("heavy", "light") <= 2 * bound for meter in meters), "unfair"
     except BaseException as error:
-        error.add_note(f"replay: STEELYARD_SIM_SEED={seed} python -m pytest {os.path.relpath(__file__)}\n{world}")
+        error.add_note(f"replay: CONTROL_PLANE_SEED={seed} python -m pytest {os.path.relpath(__file__)}\n{world}")
         raise
     return stories
 
