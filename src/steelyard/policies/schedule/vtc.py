@@ -1,5 +1,5 @@
 """Fair share among tenants: the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models",
-OSDI 2024, Algorithm 2.
+OSDI 2024.
 
 Each tenant has a counter of the service it was given: prompt tokens when a sequence is admitted, output tokens as they
 are sampled, each kind with its own weight, divided by the tenant's share. Waiting sequences are admitted from the
@@ -12,18 +12,19 @@ this is the *floor*, and whoever waits counts at least that much (the paper's li
 Running sequences are served by arrival, whoever they belong to, and are not preempted for fairness: counters change in
 every step, and an order that follows them would compute prefills again and again.
 
-The bound (the paper's Lemma 4.3 and Theorem 4.4, in this engine's terms). Let
+The bound, after the paper's for two backlogged clients. Let
 
     U = input_weight × longest prompt + output_weight × max_num_seqs × longest output,
 
 divided by the smallest share. Counters of tenants that wait are never more than U apart: one that is ahead was last
 admitted while it was smallest, and has since been charged that prompt and what was running of it, at most a full house.
 So for any two tenants that both wait throughout an interval, the service given to them in it (divided by their shares)
-differs by at most 2 U, however many requests either of them sends. The paper writes max(w_p L_input, w_q M) for U, M
-being the tokens that a running batch can hold; a batch as counted here, each of its seats filled by a sequence of the
-greatest length, holds that many. A preempted sequence that comes back counts its known tokens as charged already.
+differs by at most 2 U, however many requests either of them sends. The paper's bound is 2 max(w_p L_input, w_q M), M
+being the tokens that a running batch holds. Where every seat may hold a sequence of the greatest length this U is no
+more; where the KV cache is smaller than that, M must not be taken as its size here, because blocks that one sequence
+frees let another of the same batch grow. What was known of a preempted sequence is not charged again.
 
-Left out: predicting how long an output will be (the paper's section 4.4), and fairness in KV memory.
+Left out: predicting how long an output will be, and fairness in KV memory.
 """
 
 from __future__ import annotations
