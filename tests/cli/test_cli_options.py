@@ -36,10 +36,20 @@ def test_what_is_no_size(text):
 
 def test_engine_options_are_options_of_the_engine():
     options = EngineOptions(
-        max_model_len=64, kv_cache_memory="1M", kv_cache_dtype="int8", threads=2, prefix_caching=False
+        max_model_len=64,
+        kv_cache_memory="1M",
+        kv_cache_dtype="int8",
+        threads=2,
+        prefix_caching=False,
+        schedule_policy="vtc",
     ).keywords()
     assert LLMOptions.from_keywords(options) == LLMOptions(
-        max_model_len=64, kv_cache_memory_bytes=1 << 20, kv_cache_dtype="int8", threads=2, enable_prefix_caching=False
+        max_model_len=64,
+        kv_cache_memory_bytes=1 << 20,
+        kv_cache_dtype="int8",
+        threads=2,
+        enable_prefix_caching=False,
+        schedule_policy="vtc",
     )
 
 

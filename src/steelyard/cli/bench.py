@@ -180,6 +180,7 @@ def _setup(loaded: Loaded) -> dict[str, Any]:
 def _engine_arguments(engine: EngineOptions) -> list[str]:
     """Return the options that say the same to another process."""
     arguments = ["--device", engine.device, "--dtype", engine.dtype, "--kv-cache-dtype", engine.kv_cache_dtype]
+    arguments += ["--schedule-policy", engine.schedule_policy]
     optional = (
         ("--model", engine.model),
         ("--max-model-len", engine.max_model_len),

@@ -71,6 +71,9 @@ class EngineOptions:
         bool,
         typer.Option("--prefix-caching/--no-prefix-caching", help="Reuse the KV of equal prompt beginnings."),
     ] = True
+    schedule_policy: Annotated[
+        str, typer.Option(help="Who computes first: fcfs, priority, shortest_first, vtc (fair share) or static.")
+    ] = "fcfs"
     threads: Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads.", show_default="all cores")] = (
         None
     )
@@ -86,6 +89,7 @@ class EngineOptions:
             "kv_cache_memory_bytes": None if kv_cache is None else parse_bytes("kv_cache_memory", kv_cache),
             "kv_cache_dtype": self.kv_cache_dtype,
             "enable_prefix_caching": self.prefix_caching,
+            "schedule_policy": self.schedule_policy,
             "threads": self.threads,
         }
         return {name: value for name, value in given.items() if value is not None}

@@ -49,6 +49,7 @@ class ForeseenSequence:
     num_computed_tokens: int
     priority: int
     arrival_s: float
+    tenant: str
 
 
 Observer = Callable[[StepRecord], None]
@@ -98,4 +99,5 @@ def _foreseen(sequence: Sequence) -> ForeseenSequence:
         sequence.num_computed_tokens,
         sequence.priority,
         sequence.arrival_s,
+        sequence.tenant,
     )
