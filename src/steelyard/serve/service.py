@@ -13,6 +13,7 @@ from steelyard.engine.async_llm import AsyncLLM
 from steelyard.engine.engine import Engine
 from steelyard.engine.response import Response
 from steelyard.serve.config import ServeConfig
+from steelyard.serve.dashboard.recent import RecentRequests
 from steelyard.serve.errors import invalid, unavailable
 from steelyard.serve.generation import Generation, GenerationRequest
 from steelyard.serve.metrics import Metrics
@@ -31,6 +32,7 @@ class Service:
         self.config = config
         self.pool = ModelPool(config.models, source, config.model_memory_bytes, on_ready=self._watch)
         self.metrics = Metrics(config.observe.metrics_prefix, self.pool.models)
+        self.recent = RecentRequests()
         self.startup_error: Exception | None = None
         self.on_startup_error: Callable[[], None] = _nothing
         self._active: set[Generation] = set()
@@ -109,6 +111,7 @@ class Service:
             self._active.discard(generation)
             for output in generation.snapshots():
                 self.metrics.count_output(model, output)
+                self.recent.add(model, output)
 
     def _engine_requests(self, request: GenerationRequest) -> list[Request]:
         timeout_s = self._timeout_s(request)

@@ -1,0 +1,87 @@
+// The machine as `steelyard probe` found it, with what the engine uses of it now.
+
+import { byId, make } from "./dom.js";
+import { bandwidth, bytes, digits, percent, seconds, short } from "./format.js";
+
+const RECENT_S = 3;
+
+export function drawMachine(history, state) {
+  const { description, measured_at, quick, busy, device: name, dtype } = state.machine;
+  const device = description.devices.find((one) => one.name === name) ?? description.devices[0];
+  byId("machine-note").textContent = noteOf(description, measured_at, quick, busy);
+  byId("machine").replaceChildren(
+    coresBox(history, state, device),
+    ...(device.caches ?? []).map(cacheBox),
+    ...device.memory.map((tier, at) => memoryBox(history, state, tier, at === 0)),
+    arithmeticBox(history, device, dtype),
+    ...(description.disks ?? []).map(diskBox),
+  );
+}
+
+function noteOf({ cpu_model: model, num_usable_cores: usable, num_logical_cores: all }, measuredAt, quick, busy) {
+  const cores = usable === all ? `${all} cores` : `${usable} of ${all} cores`;
+  if (measuredAt === null) return `${model}, ${cores}. No description of this machine yet: run steelyard probe.`;
+  return `${model}, ${cores}. Measured ${measuredAt.replace("T", " ").replace("Z", " UTC")}${quick ? ", quickly" : ""}${busy ? ", while it was busy" : ""}.`;
+}
+
+function coresBox(history, state, device) {
+  const cores = history.cores();
+  const share = cores === null ? null : cores / state.process.num_cores;
+  const facts = device.kind === "cpu" ? [`${state.process.num_cores} usable`] : ["of the host"];
+  return box("CPU cores", facts, share, cores === null ? "" : `${digits(cores)} busy with this server, ${percent(share)}`);
+}
+
+function cacheBox({ level, capacity_bytes: size, latency_s: latency, bandwidth_bytes_per_s: rate }) {
+  return box(`L${level} cache`, [bytes(size), latency && seconds(latency), rate && bandwidth(rate)]);
+}
+
+function memoryBox(history, state, tier, first) {
+  const facts = [bytes(tier.capacity_bytes), tier.latency_s && seconds(tier.latency_s), tier.bandwidth_bytes_per_s && bandwidth(tier.bandwidth_bytes_per_s)];
+  const title = tier.name === "ram" ? "Memory" : tier.name;
+  if (!first) return box(title, facts);
+  const { rss_bytes: held, memory_bytes: all } = state.process;
+  const item = box(title, facts, held / all, `${bytes(held)} held by this server`);
+  const used = rateOf(history, (one) => one.num_bytes);
+  if (tier.bandwidth_bytes_per_s && used !== null) {
+    addBar(item, used / tier.bandwidth_bytes_per_s, `${bandwidth(used)} read for the model, ${percent(used / tier.bandwidth_bytes_per_s)} of what it can`);
+  }
+  return item;
+}
+
+function arithmeticBox(history, device, dtype) {
+  const peaks = device.peaks ?? [];
+  const facts = peaks.map((one) => `${one.dtype} ${short(one.flop_per_s)}op/s`.replace(/(\d)op/, "$1 op"));
+  const peak = peaks.find((one) => one.dtype === dtype);
+  const used = rateOf(history, (one) => one.flop);
+  if (!peak || used === null) return box("Arithmetic", facts.length ? facts : ["not measured"]);
+  const share = used / peak.flop_per_s;
+  return box("Arithmetic", facts, share, `${short(used)}op/s in ${dtype}, ${percent(share)}`.replace(/(\d)op/, "$1 op"));
+}
+
+function diskBox({ name, capacity_bytes: size, read_bytes_per_s: read, write_bytes_per_s: write }) {
+  return box(`Disk ${name}`, [bytes(size), read && `read ${bandwidth(read)}`, write && `write ${bandwidth(write)}`]);
+}
+
+/** What the engine's steps used per second lately; null where steps are not priced. */
+function rateOf(history, of) {
+  const buckets = history.recent(RECENT_S + history.bucketS);
+  let used = 0;
+  for (const bucket of buckets) {
+    const [priced, measured] = ["priced_s", "measured_s"].map((name) => bucket.prefill[name] + bucket.decode[name]);
+    if (measured > 0 && priced === 0) return null;
+    if (priced > 0) used += (of(bucket) / priced) * measured;
+  }
+  return used / RECENT_S;
+}
+
+function box(title, facts, share, text) {
+  const item = make("li", {}, make("h3", {}, title), make("p", {}, facts.filter(Boolean).join(" · ")));
+  if (share !== undefined && share !== null) addBar(item, share, text);
+  return item;
+}
+
+function addBar(item, share, text) {
+  const fill = make("span");
+  fill.style.width = `${Math.min(100, share * 100)}%`;
+  item.append(make("p", { class: "used" }, text), make("div", { class: "bar" }, fill));
+}
