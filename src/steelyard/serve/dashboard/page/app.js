@@ -87,6 +87,7 @@ byId("key").addEventListener("input", () => {
   else session.remove("key");
   connection.now();
 });
+byId("key-form").addEventListener("submit", (event) => { event.preventDefault(); connection.now(); });
 byId("theme").addEventListener("click", nextTheme);
 for (const button of document.querySelectorAll(".views button")) {
   button.addEventListener("click", () => showView(button.dataset.view));

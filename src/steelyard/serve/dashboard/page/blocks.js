@@ -2,7 +2,7 @@
 
 import { byId, legend } from "./dom.js";
 import { colours, sheet } from "./plot.js";
-import { short } from "./format.js";
+import { count } from "./format.js";
 
 const KINDS = ["empty", "cached", "used", "shared"];
 const MAX_PITCH = 14;
@@ -12,7 +12,7 @@ export function drawBlocks(engine) {
   const { context, width, height } = sheet(canvas);
   const note = byId("blocks-note");
   const kv = engine?.kv;
-  legend(byId("blocks-legend"), KINDS.map((kind) => ["", kind, kind === "empty" ? "free" : kind, short(kv?.[`num_${kind}`])]));
+  legend(byId("blocks-legend"), KINDS.map((kind) => ["", kind, kind === "empty" ? "free" : kind, count(kv?.[`num_${kind}`])]));
   if (!kv) {
     note.textContent = "";
     return;

@@ -1,7 +1,7 @@
 // Figures, plots and the comparison of what was expected with what was measured.
 
 import { byId, legend, make } from "./dom.js";
-import { NONE, digits, percent, quantile, seconds, short } from "./format.js";
+import { NONE, bare, digits, percent, quantile, seconds, short } from "./format.js";
 import { plot } from "./plot.js";
 
 const SPAN_S = 60;
@@ -25,10 +25,10 @@ export function drawFigures(history, engine) {
     ["Waiting", engine ? String(engine.num_waiting) : NONE, ""],
     ["Output", rate((one) => one.num_output_tokens), "tok/s"],
     ["Prompts", rate((one) => one.num_prompt_tokens), "tok/s"],
-    ["First token", seconds(quantile(first, 0.5)), "median"],
-    ["Next token", gaps ? seconds(total(lately, (one) => one.gap_sum_s) / gaps) : NONE, "mean"],
+    ["First token, median", seconds(quantile(first, 0.5)), ""],
+    ["Next token, mean", gaps ? seconds(total(lately, (one) => one.gap_sum_s) / gaps) : NONE, ""],
     ["KV in use", kv ? percent((kv.num_used + kv.num_shared) / kv.num_blocks) : NONE, ""],
-    ["Cache hits", looked ? percent(kv.num_hit_tokens / looked) : NONE, "of tokens"],
+    ["Prefix found", looked ? percent(kv.num_hit_tokens / looked) : NONE, ""],
   ];
   byId("figures").replaceChildren(...figures.map(([name, value, unit]) => (
     make("div", {}, make("dt", {}, name), make("dd", {}, value, " ", make("small", {}, unit)))
@@ -41,7 +41,7 @@ export function drawThroughput(history) {
   const prompt = rates((one) => one.num_prompt_tokens);
   const output = rates((one) => one.num_output_tokens);
   plot(byId("throughput"), {
-    now: history.now, spanS: SPAN_S, format: short, least: 10,
+    now: history.now, spanS: SPAN_S, format: (value) => bare(short(value)), least: 10,
     series: [{ points: prompt, colour: "prefill", fill: true }, { points: output, colour: "decode", fill: true }],
   });
   const [prompts, outputs] = [prompt, output].map((points) => short(points.at(-1)?.[1]));
@@ -60,7 +60,7 @@ export function drawLatency(history) {
   const middle = broken(history, buckets, (one) => one.gap_sum_s / one.num_gaps);
   const longest = broken(history, buckets, (one) => one.gap_max_s);
   plot(byId("latency"), {
-    now: history.now, spanS: SPAN_S, format: seconds, log: [1e-3, 10],
+    now: history.now, spanS: SPAN_S, format: (value) => bare(seconds(value)), log: [1e-3, 10],
     series: [
       { points: longest, colour: "limit", thin: true },
       { points: middle, colour: "decode" },
@@ -68,10 +68,10 @@ export function drawLatency(history) {
     ],
   });
   const sorted = first.map((one) => one.ttft_s).sort((a, b) => a - b);
-  const told = `${seconds(quantile(sorted, 0.5))}, 95 %: ${seconds(quantile(sorted, 0.95))}`;
+  const told = `${seconds(quantile(sorted, 0.5))}, 95 % ${seconds(quantile(sorted, 0.95))}`;
   const next = seconds(middle.at(-1)?.[1]);
-  legend(byId("latency-legend"), [["", "prefill", "first token", told], ["line", "decode", "next token", next], ["line", "limit", "slowest"]]);
-  byId("latency").setAttribute("aria-label", `Time to first token: median ${told}. To the next token: ${next}`);
+  legend(byId("latency-legend"), [["", "prefill", "first", told], ["line", "decode", "next", next], ["line", "limit", "slowest next"]]);
+  byId("latency").setAttribute("aria-label", `Time to the first token: half within ${told}. To the next token: ${next}`);
 }
 
 /** Points of buckets, with a gap wherever one is missing. */
@@ -115,7 +115,7 @@ function drawStepTimes(history) {
   const priced = buckets.filter((one) => one.decode.predicted_s !== null && one.decode.priced_s > 0);
   const predicted = ms(broken(history, priced, ({ decode }) => (decode.predicted_s / decode.priced_s) * mean(decode)));
   plot(byId("step-times"), {
-    now: history.now, spanS: SPAN_S, format: (value) => `${digits(value)} ms`, least: 1,
+    now: history.now, spanS: SPAN_S, format: (value) => `${bare(digits(value))} ms`, least: 1,
     series: [{ points: measured, colour: "decode" }, { points: predicted, colour: "ink", dash: [4, 3] }],
   });
   legend(byId("steps-legend"), [["line", "decode", "decode, measured"], ["dashed", "ink", "expected"]]);

@@ -10,17 +10,24 @@ export function short(value) {
   return digits(value);
 }
 
+/** As little as is needed, for an axis: no zeros behind the point. */
+export const bare = (text) => text.replace(/\.0+(?=\D|$)/, "");
+
+/** A count, exact. */
+export const count = (value) => (value === undefined ? NONE : value.toLocaleString("en"));
+
 /** Three digits. */
 export function digits(value) {
   const size = Math.abs(value);
   return value.toFixed(size >= 100 || value === 0 ? 0 : size >= 10 ? 1 : 2);
 }
 
-/** Seconds as s, ms or µs. */
+/** Seconds as s, ms, µs or ns. */
 export function seconds(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
   if (value >= 1) return `${digits(value)} s`;
-  return value >= 1e-3 ? `${digits(value * 1e3)} ms` : `${digits(value * 1e6)} µs`;
+  const [unit, by] = value >= 1e-3 ? ["ms", 1e3] : value >= 1e-6 ? ["µs", 1e6] : ["ns", 1e9];
+  return `${digits(value * by)} ${unit}`;
 }
 
 /** Bytes in binary units. */
@@ -34,7 +41,7 @@ export function bytes(value) {
 
 /** Bytes per second in decimal units, as memory is sold. */
 export function bandwidth(value) {
-  return value === null || value === undefined ? NONE : `${short(value)}B/s`.replace(/(\d)B/, "$1 B");
+  return value === null || value === undefined ? NONE : `${short(value)}B/s`.replace(/(\d)B/, "$1\u00a0B");
 }
 
 /** A share of 1 in per cent. */

@@ -11,9 +11,9 @@ export function drawMachine(history, state) {
   byId("machine-note").textContent = noteOf(description, measured_at, quick, busy);
   byId("machine").replaceChildren(
     coresBox(history, state, device),
+    arithmeticBox(history, device, dtype),
     ...(device.caches ?? []).map(cacheBox),
     ...device.memory.map((tier, at) => memoryBox(history, state, tier, at === 0)),
-    arithmeticBox(history, device, dtype),
     ...(description.disks ?? []).map(diskBox),
   );
 }
@@ -27,39 +27,43 @@ function noteOf({ cpu_model: model, num_usable_cores: usable, num_logical_cores:
 function coresBox(history, state, device) {
   const cores = history.cores();
   const share = cores === null ? null : cores / state.process.num_cores;
-  const facts = device.kind === "cpu" ? [`${state.process.num_cores} usable`] : ["of the host"];
-  return box("CPU cores", facts, share, cores === null ? "" : `${digits(cores)} busy with this server, ${percent(share)}`);
+  const facts = [`${state.process.num_cores} usable${device.kind === "cpu" ? "" : ", of the host"}`];
+  return box("middle", "Cores", facts, share, cores === null ? "" : `${digits(cores)} busy here, ${percent(share)}`);
 }
 
-function cacheBox({ level, capacity_bytes: size, latency_s: latency, bandwidth_bytes_per_s: rate }) {
-  return box(`L${level} cache`, [bytes(size), latency && seconds(latency), rate && bandwidth(rate)]);
+function cacheBox(cache) {
+  return box("small", `L${cache.level} cache`, [bytes(cache.capacity_bytes), ...measured(cache)]);
+}
+
+function measured({ latency_s: latency, bandwidth_bytes_per_s: rate }) {
+  return [latency && seconds(latency), rate && bandwidth(rate)].filter(Boolean);
 }
 
 function memoryBox(history, state, tier, first) {
-  const facts = [bytes(tier.capacity_bytes), tier.latency_s && seconds(tier.latency_s), tier.bandwidth_bytes_per_s && bandwidth(tier.bandwidth_bytes_per_s)];
-  const title = tier.name === "ram" ? "Memory" : tier.name;
-  if (!first) return box(title, facts);
+  const facts = [[bytes(tier.capacity_bytes), ...measured(tier)].join(", ")];
+  const title = tier.name[0].toUpperCase() + tier.name.slice(1);
+  if (!first) return box("middle", title, facts);
   const { rss_bytes: held, memory_bytes: all } = state.process;
-  const item = box(title, facts, held / all, `${bytes(held)} held by this server`);
+  const item = box("large", title, facts, held / all, `${bytes(held)} held by this server`);
   const used = rateOf(history, (one) => one.num_bytes);
   if (tier.bandwidth_bytes_per_s && used !== null) {
-    addBar(item, used / tier.bandwidth_bytes_per_s, `${bandwidth(used)} read for the model, ${percent(used / tier.bandwidth_bytes_per_s)} of what it can`);
+    addBar(item, used / tier.bandwidth_bytes_per_s, `${bandwidth(used)} of ${bandwidth(tier.bandwidth_bytes_per_s)} used, ${percent(used / tier.bandwidth_bytes_per_s)}`);
   }
   return item;
 }
 
 function arithmeticBox(history, device, dtype) {
   const peaks = device.peaks ?? [];
-  const facts = peaks.map((one) => `${one.dtype} ${short(one.flop_per_s)}op/s`.replace(/(\d)op/, "$1 op"));
+  const facts = peaks.map((one) => `${one.dtype} ${short(one.flop_per_s)}op/s`);
   const peak = peaks.find((one) => one.dtype === dtype);
   const used = rateOf(history, (one) => one.flop);
-  if (!peak || used === null) return box("Arithmetic", facts.length ? facts : ["not measured"]);
+  if (!peak || used === null) return box("middle", "Arithmetic", facts.length ? facts : ["not measured"]);
   const share = used / peak.flop_per_s;
-  return box("Arithmetic", facts, share, `${short(used)}op/s in ${dtype}, ${percent(share)}`.replace(/(\d)op/, "$1 op"));
+  return box("middle", "Arithmetic", facts, share, `${short(used)}op/s in ${dtype}, ${percent(share)}`.replace(/(\d)op/, "$1 op"));
 }
 
 function diskBox({ name, capacity_bytes: size, read_bytes_per_s: read, write_bytes_per_s: write }) {
-  return box(`Disk ${name}`, [bytes(size), read && `read ${bandwidth(read)}`, write && `write ${bandwidth(write)}`]);
+  return box("middle", "Disk", [name, bytes(size), read && `read ${bandwidth(read)}`, write && `write ${bandwidth(write)}`]);
 }
 
 /** What the engine's steps used per second lately; null where steps are not priced. */
@@ -74,8 +78,8 @@ function rateOf(history, of) {
   return used / RECENT_S;
 }
 
-function box(title, facts, share, text) {
-  const item = make("li", {}, make("h3", {}, title), make("p", {}, facts.filter(Boolean).join(" · ")));
+function box(size, title, facts, share, text) {
+  const item = make("li", { class: size }, make("h3", {}, title), ...facts.filter(Boolean).map((one) => make("p", {}, one)));
   if (share !== undefined && share !== null) addBar(item, share, text);
   return item;
 }

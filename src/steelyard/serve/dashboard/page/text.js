@@ -4,11 +4,18 @@ import { make } from "./dom.js";
 
 /** Return elements for a text; a fence that is still open counts as closed. */
 export function render(text, copyButton) {
-  return text.split(/^```/m).map((part, at) => (at % 2 ? code(part, copyButton) : make("span", {}, ...inline(part))));
+  const parts = text.split(/^```/m);
+  return parts.map((part, at) => (at % 2 ? code(part, copyButton) : make("span", {}, ...inline(trimmed(part, at, parts.length)))));
+}
+
+/** Without the blank lines next to a fence, which has space around it. */
+function trimmed(part, at, count) {
+  const begun = at ? part.replace(/^\s*\n/, "") : part;
+  return at < count - 1 ? begun.trimEnd() : begun;
 }
 
 function code(part, copyButton) {
-  const body = part.slice(part.indexOf("\n") + 1);
+  const body = part.slice(part.indexOf("\n") + 1).trimEnd();
   return make("pre", { tabindex: "0" }, copyButton(body), make("code", {}, body));
 }
 
