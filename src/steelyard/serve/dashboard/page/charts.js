@@ -25,8 +25,8 @@ export function drawFigures(history, engine) {
     ["Waiting", engine ? String(engine.num_waiting) : NONE, ""],
     ["Output", rate((one) => one.num_output_tokens), "tok/s"],
     ["Prompts", rate((one) => one.num_prompt_tokens), "tok/s"],
-    ["First token, median", seconds(quantile(first, 0.5)), ""],
-    ["Next token, mean", gaps ? seconds(total(lately, (one) => one.gap_sum_s) / gaps) : NONE, ""],
+    ["First token", seconds(quantile(first, 0.5)), ""],
+    ["Next token", gaps ? seconds(total(lately, (one) => one.gap_sum_s) / gaps) : NONE, ""],
     ["KV in use", kv ? percent((kv.num_used + kv.num_shared) / kv.num_blocks) : NONE, ""],
     ["Prefix found", looked ? percent(kv.num_hit_tokens / looked) : NONE, ""],
   ];
@@ -102,7 +102,7 @@ function stepRow(phase, buckets) {
   // The steps that were priced are a sample: what is told of them is scaled to the mean step.
   const scaled = (of) => (priced > 0 ? (total(parts, of) / priced) * measured : null);
   const predicted = known ? scaled((one) => one.predicted_s ?? 0) : null;
-  const off = predicted ? `${measured >= predicted ? "+" : "−"}${Math.round(Math.abs(measured / predicted - 1) * 100)} %` : NONE;
+  const off = predicted ? `${measured >= predicted ? "+" : "−"}${Math.round(Math.abs(measured / predicted - 1) * 100)}\u00a0%` : NONE;
   const cells = [predicted, measured, scaled((one) => one.limit_s)].map((value) => make("td", {}, seconds(value)));
   return make("tr", {}, make("th", { scope: "row" }, phase), ...cells, make("td", {}, off));
 }
@@ -115,15 +115,15 @@ function drawStepTimes(history) {
   const priced = buckets.filter((one) => one.decode.predicted_s !== null && one.decode.priced_s > 0);
   const predicted = ms(broken(history, priced, ({ decode }) => (decode.predicted_s / decode.priced_s) * mean(decode)));
   plot(byId("step-times"), {
-    now: history.now, spanS: SPAN_S, format: (value) => `${bare(digits(value))} ms`, least: 1,
+    now: history.now, spanS: SPAN_S, format: (value) => `${bare(digits(value))}\u00a0ms`, least: 1,
     series: [{ points: measured, colour: "decode" }, { points: predicted, colour: "ink", dash: [4, 3] }],
   });
   legend(byId("steps-legend"), [["line", "decode", "decode, measured"], ["dashed", "ink", "expected"]]);
-  const [told, hoped] = [measured, predicted].map((points) => (points.length ? `${digits(points.at(-1)[1])} ms` : "unknown"));
+  const [told, hoped] = [measured, predicted].map((points) => (points.length ? `${digits(points.at(-1)[1])}\u00a0ms` : "unknown"));
   byId("step-times").setAttribute("aria-label", `Time of a decode step: measured ${told}, expected ${hoped}`);
 }
 
 function alone({ prefill, decode }) {
-  const told = (one) => `${short(one.predicted)} tok/s (limit ${short(one.limit)})`;
-  return `One user alone should see: prompts ${told(prefill)}, answers ${told(decode)}.`;
+  const told = (one) => `${short(one.predicted)} of ${short(one.limit)} tok/s`;
+  return `Alone, one user should see answers at ${told(decode)}, prompts at ${told(prefill)}.`;
 }

@@ -2,11 +2,14 @@
 
 export const NONE = "–";
 
+// Between a number and its unit, where no line may break.
+const GAP = "\u00a0";
+
 /** Three digits, and k, M, G or T. */
 export function short(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
   const steps = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "k", 1e3]];
-  for (const [from, unit, by] of steps) if (Math.abs(value) >= from) return `${digits(value / (by ?? from))} ${unit}`;
+  for (const [from, unit, by] of steps) if (Math.abs(value) >= from) return `${digits(value / (by ?? from))}${GAP}${unit}`;
   return digits(value);
 }
 
@@ -25,9 +28,9 @@ export function digits(value) {
 /** Seconds as s, ms, µs or ns. */
 export function seconds(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
-  if (value >= 1) return `${digits(value)} s`;
+  if (value >= 1) return `${digits(value)}${GAP}s`;
   const [unit, by] = value >= 1e-3 ? ["ms", 1e3] : value >= 1e-6 ? ["µs", 1e6] : ["ns", 1e9];
-  return `${digits(value * by)} ${unit}`;
+  return `${digits(value * by)}${GAP}${unit}`;
 }
 
 /** Bytes in binary units. */
@@ -40,13 +43,18 @@ export function bytes(value) {
 }
 
 /** Bytes per second in decimal units, as memory is sold. */
-export function bandwidth(value) {
-  return value === null || value === undefined ? NONE : `${short(value)}B/s`.replace(/(\d)B/, "$1\u00a0B");
+export const bandwidth = (value) => rate(value, "B/s");
+
+/** So many of a unit that may have a k, M, G or T before it. */
+export function rate(value, unit) {
+  if (value === null || value === undefined) return NONE;
+  const [number, prefix = ""] = short(value).split(GAP);
+  return `${number}${GAP}${prefix}${unit}`;
 }
 
 /** A share of 1 in per cent. */
 export function percent(share) {
-  return share === null || share === undefined || !Number.isFinite(share) ? NONE : `${Math.round(share * 100)} %`;
+  return share === null || share === undefined || !Number.isFinite(share) ? NONE : `${Math.round(share * 100)}${GAP}%`;
 }
 
 /** The value below which `share` of the sorted values lie; null of none. */

@@ -1,7 +1,7 @@
 // The machine as `steelyard probe` found it, with what the engine uses of it now.
 
 import { byId, make } from "./dom.js";
-import { bandwidth, bytes, digits, percent, seconds, short } from "./format.js";
+import { bandwidth, bytes, digits, percent, rate, seconds } from "./format.js";
 
 const RECENT_S = 3;
 
@@ -47,19 +47,19 @@ function memoryBox(history, state, tier, first) {
   const item = box("large", title, facts, held / all, `${bytes(held)} held by this server`);
   const used = rateOf(history, (one) => one.num_bytes);
   if (tier.bandwidth_bytes_per_s && used !== null) {
-    addBar(item, used / tier.bandwidth_bytes_per_s, `${bandwidth(used)} of ${bandwidth(tier.bandwidth_bytes_per_s)} used, ${percent(used / tier.bandwidth_bytes_per_s)}`);
+    addBar(item, used / tier.bandwidth_bytes_per_s, `${bandwidth(used)} used, ${percent(used / tier.bandwidth_bytes_per_s)}`);
   }
   return item;
 }
 
 function arithmeticBox(history, device, dtype) {
   const peaks = device.peaks ?? [];
-  const facts = peaks.map((one) => `${one.dtype} ${short(one.flop_per_s)}op/s`);
+  const facts = peaks.map((one) => `${one.dtype} ${rate(one.flop_per_s, "op/s")}`);
   const peak = peaks.find((one) => one.dtype === dtype);
   const used = rateOf(history, (one) => one.flop);
   if (!peak || used === null) return box("middle", "Arithmetic", facts.length ? facts : ["not measured"]);
   const share = used / peak.flop_per_s;
-  return box("middle", "Arithmetic", facts, share, `${short(used)}op/s in ${dtype}, ${percent(share)}`.replace(/(\d)op/, "$1 op"));
+  return box("middle", "Arithmetic", facts, share, `${rate(used, "op/s")} in ${dtype}, ${percent(share)}`);
 }
 
 function diskBox({ name, capacity_bytes: size, read_bytes_per_s: read, write_bytes_per_s: write }) {
