@@ -267,6 +267,19 @@ def test_a_broken_policy_ends_every_request_instead_of_hanging(make_engine: Engi
     run_virtual(main())
 
 
+def test_a_far_deadline_does_not_keep_a_request_that_has_ended(make_engine: EngineFactory) -> None:
+    async def main() -> None:
+        engine = make_engine()
+        for name in "ab":
+            engine.submit(make_request(name, (1,), max_tokens=1, deadline_s=1e6))
+        engine.cancel("b")
+        await engine.step()
+        assert not engine._deadlines
+        await engine.close()
+
+    run_virtual(main())
+
+
 def test_an_id_may_be_used_again_and_an_old_deadline_does_not_meet_the_new_request(make_engine: EngineFactory) -> None:
     async def main() -> RequestOutput:
         engine = make_engine()
@@ -348,10 +361,18 @@ def test_the_load_tells_what_runs_waits_and_was_promised(make_engine: EngineFact
         assert engine.load() == EngineLoad(
             num_running=1, num_waiting=1, num_free_blocks=62, num_promised_blocks=18, block_size=4
         )
+        assert engine.waiting_tenants() == {"": 1}
+        engine.submit(make_request("c", (1,), max_tokens=4, tenant="t"))
         engine.cancel("a")
         engine.cancel("b")
         await engine.step()
+        assert engine.load().num_promised_blocks == 1
+        engine.cancel("c")
+        engine.submit(make_request("d", (1,), max_tokens=4))
+        engine.cancel("d")
+        await engine.step()
         assert engine.load().num_promised_blocks == 0
+        engine.check_invariants()
         await engine.close()
 
     run_virtual(main())

@@ -9,7 +9,7 @@ the running event loop's. On a virtual loop with a modelled executor this same c
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -25,6 +25,7 @@ from steelyard.engine.admission import check_request
 from steelyard.engine.completion import CompletionState, TextFactory
 from steelyard.engine.config import EngineConfig
 from steelyard.engine.executor import Executor
+from steelyard.engine.promises import Promises
 from steelyard.engine.response import Response
 from steelyard.engine.sequence_table import SequenceTable
 from steelyard.engine.view import EngineView, Observer, StepRecord
@@ -91,6 +92,8 @@ class Engine:
             ),
         )
         self._responses: dict[str, Response] = {}
+        self._deadlines: dict[str, asyncio.TimerHandle] = {}
+        self._promises = Promises()
         self._completions: dict[int, tuple[Response, CompletionState]] = {}
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = asyncio.Event()
@@ -127,6 +130,8 @@ class Engine:
         response = Response(request, completions, now_s())
         self._responses[request.id] = response
         self._num_in_inbox += len(sequences)
+        for sequence in sequences:
+            self._promises.make(sequence.id, self._longest_blocks(sequence))
         self._post(lambda: self._admit(response, sequences))
         if request.deadline_s is not None:
             self._watch_deadline(response, request.deadline_s)
@@ -163,15 +168,18 @@ class Engine:
 
     def load(self) -> EngineLoad:
         """Return how busy the engine is, for admission policies; what is in the inbox counts as waiting."""
-        live = [c.sequence for r in self._responses.values() for c in r.completions if c.finish_reason is None]
         num_held = sum(self._kv.num_held_blocks(sequence.id) for sequence in self._table.running)
         return EngineLoad(
             num_running=len(self._table.running),
             num_waiting=self.num_waiting,
             num_free_blocks=self._kv.num_free_blocks,
-            num_promised_blocks=sum(self._longest_blocks(sequence) for sequence in live) - num_held,
+            num_promised_blocks=self._promises.num_blocks - num_held,
             block_size=self.config.block_size,
         )
+
+    def waiting_tenants(self) -> Counter[str]:
+        """Return how many sequences of each tenant wait, those in the inbox left out."""
+        return Counter(sequence.tenant for sequence in self._table.waiting)
 
     @property
     def num_running(self) -> int:
@@ -398,22 +406,31 @@ class Engine:
         if sequence.status is SequenceStatus.RUNNING:
             self._kv.release(sequence)
         self._kv.forget(sequence.id)
+        self._promises.drop(sequence.id)
         self._table.finish(sequence)
         response, _ = self._completions.pop(sequence.id)
         if response.finished:
-            self._responses.pop(response.request.id, None)
+            self._forget(response.request.id)
         self._room.set()
 
     def _end(self, response: Response, reason: FinishReason, error: SteelyardError | None = None) -> None:
         """End a request, unless it has ended already."""
         if self._responses.get(response.request.id) is not response:
             return
-        del self._responses[response.request.id]
+        self._forget(response.request.id)
         response.end(reason, error)
         for completion in response.completions:
+            self._promises.drop(completion.sequence.id)
             if completion.sequence.id in self._table:
                 self._finish(completion.sequence)
         self._room.set()
+
+    def _forget(self, request_id: str) -> None:
+        """Drop a request that has ended; a timer left behind would hold it in memory until a far deadline."""
+        self._responses.pop(request_id, None)
+        timer = self._deadlines.pop(request_id, None)
+        if timer is not None:
+            timer.cancel()
 
     def _end_all(self, error: SteelyardError) -> None:
         self._receive()
@@ -429,7 +446,9 @@ class Engine:
         self._kv.reset_prefix_cache()
 
     def _watch_deadline(self, response: Response, deadline_s: float) -> None:
-        asyncio.get_running_loop().call_at(deadline_s, self._post, lambda: self._end(response, FinishReason.DEADLINE))
+        loop = asyncio.get_running_loop()
+        timer = loop.call_at(deadline_s, self._post, lambda: self._end(response, FinishReason.DEADLINE))
+        self._deadlines[response.request.id] = timer
 
     def _observe(self, start_s: float, schedule: Schedule, batch: Batch, output: StepOutput) -> None:
         if not self._observers:
@@ -459,6 +478,10 @@ class Engine:
             assert held >= sequence.num_computed_tokens, "computed tokens without blocks"
         owners = {response.request.id for response, _ in self._completions.values()}
         assert owners <= set(self._responses), "a sequence outlived its request"
+        assert set(self._deadlines) <= set(self._responses), "a deadline outlived its request"
+        live = [c.sequence for r in self._responses.values() for c in r.completions if c.finish_reason is None]
+        promised = sum(self._longest_blocks(sequence) for sequence in live)
+        assert self._promises.num_blocks == promised, "blocks are promised to nobody"
 
 
 def _step_failed(field: str, cause: Exception) -> EngineStoppedError:
