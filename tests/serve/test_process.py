@@ -61,12 +61,16 @@ def test_sigterm_lets_running_requests_end_and_takes_no_new_ones():
             next(events)
             server.process.send_signal(signal.SIGTERM)
             wait_until(lambda: "stopping" in server.log)
+            assert httpx.get(server.url + "/health").status_code == 503
+            refused = httpx.post(server.url + "/v1/completions", json=STORY)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
+            assert httpx.get(server.url + "/ping").status_code == 200
             rest = list(events)
         assert rest[-2] == "data: [DONE]"
         assert any('"finish_reason":"length"' in line for line in rest)
+        assert server.exit_code() == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(server.url + "/health")
-        assert server.exit_code() == 0
     assert "Traceback" not in server.log
 
 
@@ -128,7 +132,7 @@ def test_settings_come_from_flags_then_environment_then_file(tmp_path, monkeypat
     monkeypatch.setenv("STEELYARD_PORT", "2")
     monkeypatch.setenv("STEELYARD_HOST", "environment")
     seen: list[ServeConfig] = []
-    monkeypatch.setattr("steelyard.serve.server.run_server", seen.append)
+    monkeypatch.setattr("steelyard.serve.server.run_server", lambda load, path: seen.append(load()))
     assert app.run(["serve", "x.gguf", "--config", str(path), "--port", "3", "--no-enable-prefix-caching"]) == 0
     (config,) = seen
     assert (config.listen.port, config.listen.host, config.engine.max_num_seqs) == (3, "environment", 3)

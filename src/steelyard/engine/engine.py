@@ -479,8 +479,8 @@ class Engine:
         owners = {response.request.id for response, _ in self._completions.values()}
         assert owners <= set(self._responses), "a sequence outlived its request"
         assert set(self._deadlines) <= set(self._responses), "a deadline outlived its request"
-        live = [c.sequence for r in self._responses.values() for c in r.completions if c.finish_reason is None]
-        promised = sum(self._longest_blocks(sequence) for sequence in live)
+        unended = [c.sequence for r in self._responses.values() for c in r.completions if c.finish_reason is None]
+        promised = sum(self._longest_blocks(sequence) for sequence in unended)
         assert self._promises.num_blocks == promised, "blocks are promised to nobody"
 
 

@@ -64,7 +64,9 @@ class GenerationFields(WireModel):
     prompt_logprobs: int | None = None
     priority: int | None = Field(default=None, ge=-(1 << 31), lt=1 << 31, description="Lower is sooner.")
     cache_salt: str | None = Field(default=None, max_length=256)
-    timeout: float | None = Field(default=None, gt=0, description="Seconds after which the answer ends as it is.")
+    timeout: float | None = Field(
+        default=None, gt=0, le=1e6, description="Seconds after which the answer ends as it is."
+    )
 
     response_format: dict[str, JsonValue] | None = None
     structured_outputs: dict[str, JsonValue] | None = None

@@ -38,6 +38,13 @@ def chat_router(service: Service) -> APIRouter:
             )
             return body.generation(dialect.id, (prompt,), body.params(llm.default_params), principal)
 
-        return Exchange(service, model=body.model, prepare=prepare, dialect=dialect, stream=bool(body.stream))
+        return Exchange(
+            service,
+            model=body.model,
+            prepare=prepare,
+            dialect=dialect,
+            stream=bool(body.stream),
+            timeout_s=body.timeout,
+        )
 
     return router

@@ -1,0 +1,115 @@
+"""Whether a request may enter its engine now: :class:`Admission` puts the server's limits to the policies.
+
+The policies of :mod:`steelyard.policies.admit` decide; here their configs are made from the server's, and a refusal
+becomes a 429 that says when to come back. A request is looked at twice: by its key alone, before its body costs any
+work, and as a whole once its tokens are counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from steelyard.core.clock import now_s
+from steelyard.engine.engine import Engine
+from steelyard.policies.admit.concurrency import ConcurrencyConfig, ConcurrencyPolicy
+from steelyard.policies.admit.gate import Gate
+from steelyard.policies.admit.rate import RateConfig, RatePolicy, Rates
+from steelyard.policies.admit.room import RoomConfig, RoomPolicy
+from steelyard.policies.admit.types import Ask, EngineLoad, Refusal
+from steelyard.serve.config import KeyLimits, ServeConfig
+from steelyard.serve.errors import ApiError, busy
+
+# To a key's own limits the engine does not matter.
+_IDLE = EngineLoad(num_free_blocks=1, block_size=1)
+_WORDS: Mapping[str, str] = {
+    "requests_per_min": "this key has sent too many requests",
+    "tokens_per_min": "this key has asked for too many tokens",
+    "max_concurrent": "too many requests of this key are being worked on",
+    "max_waiting": "the queue is full",
+    "kv_overcommit": "the memory is promised to other requests",
+}
+
+
+class Admission:
+    """The limits of every key and every engine. Use it within one event loop.
+
+    Args:
+        config: what the server was told.
+        on_refusal: called with the key's name and the limit that stood in the way.
+    """
+
+    def __init__(self, config: ServeConfig, on_refusal: Callable[[str, str], None]) -> None:
+        self._on_refusal = on_refusal
+        self._rate = RatePolicy(_rates(config))
+        self._concurrency = ConcurrencyPolicy(_concurrency(config))
+        self._room = RoomPolicy(_room(config))
+        self._by_key = Gate((self._rate, self._concurrency))
+        self._gate = Gate((self._rate, self._concurrency, self._room))
+
+    def reconfigure(self, config: ServeConfig) -> None:
+        """Decide by ``config`` from now on; who is inside stays, and what was used of a rate remains used."""
+        self._rate.reconfigure(_rates(config))
+        self._concurrency.reconfigure(_concurrency(config))
+        self._room.reconfigure(_room(config))
+
+    def check_key(self, key: str) -> None:
+        """Raise :class:`ApiError` 429 if even the smallest request of this key would be refused."""
+        ask = Ask(key=key, num_prompt_tokens=0, max_output_tokens=0)
+        self._raise_for(ask, self._by_key.check(ask, _IDLE, now_s()))
+
+    @contextmanager
+    def entered(self, ask: Ask, engine: Engine, num_output_tokens: Callable[[], int]) -> Iterator[None]:
+        """Let a request in for as long as the block lasts.
+
+        Args:
+            ask: the request.
+            engine: that will work on it.
+            num_output_tokens: asked in the end: the tokens it has got; what it asked for beyond them comes back.
+
+        Raises:
+            ApiError: 429 if it may not enter now.
+        """
+        self._raise_for(ask, self._gate.check(ask, engine.load(), now_s()))
+        self._gate.book(ask, now_s())
+        try:
+            yield
+        finally:
+            self._gate.end(ask, num_output_tokens(), now_s())
+
+    def _raise_for(self, ask: Ask, refusal: Refusal | None) -> None:
+        if refusal is not None:
+            self._on_refusal(ask.key, refusal.limit)
+            raise refused(refusal)
+
+
+def refused(refusal: Refusal) -> ApiError:
+    """Return the answer to a request that must wait."""
+    wait_s = math.ceil(refusal.wait_s)
+    return busy(f"{refusal.limit}: {_WORDS[refusal.limit]}. Try again in {wait_s} s.", retry_after_s=wait_s)
+
+
+def _rates(config: ServeConfig) -> RateConfig:
+    def rates(limits: KeyLimits) -> Rates:
+        return Rates(requests_per_min=limits.requests_per_min, tokens_per_min=limits.tokens_per_min)
+
+    sharing = config.sharing
+    return RateConfig(default=rates(sharing.default), keys={key: rates(own) for key, own in sharing.keys.items()})
+
+
+def _concurrency(config: ServeConfig) -> ConcurrencyConfig:
+    sharing = config.sharing
+    return ConcurrencyConfig(
+        max_concurrent=sharing.default.max_concurrent,
+        keys={key: own.max_concurrent for key, own in sharing.keys.items()},
+        retry_s=config.limits.retry_after_s,
+    )
+
+
+def _room(config: ServeConfig) -> RoomConfig:
+    return RoomConfig(
+        max_waiting=config.engine.max_waiting,
+        kv_overcommit=config.sharing.kv_overcommit,
+        retry_s=config.limits.retry_after_s,
+    )
