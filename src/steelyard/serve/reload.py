@@ -49,7 +49,7 @@ class ConfigWatch:
                     await self._asked.wait()
             except TimeoutError:
                 pass
-            stamps = await asyncio.to_thread(self._stamps)
+            stamps = self._stamps()
             if self._asked.is_set() or stamps != self._seen:
                 self._asked.clear()
                 self._seen = stamps
