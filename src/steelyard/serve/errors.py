@@ -36,6 +36,7 @@ INVALID, NOT_FOUND, SERVER, UNAVAILABLE = (
     "unavailable_error",
 )
 _MAX_MESSAGE_CHARS = 1000
+_MAX_FAULTS = 1000  # to list more takes seconds
 # What pydantic calls the branches of a union, in the place of a field's name.
 _TYPE_NAMES = frozenset({"str", "int", "float", "bool", "none", "dict"})
 
@@ -149,6 +150,8 @@ def api_error(error: Exception, *, retry_after_s: float = 1.0) -> ApiError:
         case ResourceError():
             logger.error("resource error: %s", type(error).__name__, exc_info=error)
             return unavailable(f"the server cannot do it now ({type(error).__name__})")
+        case ValidationError() if error.error_count() > _MAX_FAULTS:
+            return invalid(f"the body has {error.error_count()} faults", param=None)
         case RequestValidationError() | ValidationError():
             return _validation_error(error.errors())
         case HTTPException():

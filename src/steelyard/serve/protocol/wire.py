@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonValue
+from pydantic_core import CoreSchema
 from typing_extensions import TypedDict
 
 from steelyard.core.errors import ParamsError
@@ -23,10 +24,26 @@ _SAME_NAMES = (
 )  # fmt: skip
 
 
+def _fail_fast(schema: Any) -> None:
+    """Say so to every list and mapping in a schema."""
+    parts = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, (list, tuple)) else ()
+    if isinstance(schema, dict) and schema.get("type") in ("list", "dict"):
+        schema["fail_fast"] = True
+    for part in parts:
+        _fail_fast(part)
+
+
 class WireModel(BaseModel):
     """A JSON object of the API: fields are known or refused, ``null`` is as good as absent, no type is bent."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Let lists and mappings be given up at their first fault: to tell millions of them would take half a minute."""
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
 
 class StreamOptions(WireModel):
