@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import KEYS, LiveServer, wait_until
+from live_server import KEYS, LiveServer
 from modelled_server import modelled_server
 from starlette.routing import BaseRoute, Route
 
@@ -240,7 +240,7 @@ def test_malformed_http_harms_nobody(live, http, sent):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_clients_that_leave_at_any_moment_leave_nothing_behind(live, http, stream):
+def test_clients_that_leave_at_any_moment_leave_nothing_behind(live, stream):
     body = json.dumps(CHAT | {"stream": stream, "max_tokens": 200, "ignore_eos": True}).encode()
     whole = head("/v1/chat/completions", len(body)) + body
     for cut in range(1, len(whole), 29):
@@ -251,10 +251,11 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(live, http, strea
             raw.sendall(whole)
             if num_bytes and stream:
                 raw.recv(num_bytes)
-    wait_until(lambda: live.on_loop(lambda: live.service.num_active) == 0)
+    for _ in range(3):  # connections are accepted in their order: by now all of them have been
+        httpx.get(live.url + "/ping")
+    live.eventually(lambda: live.service.num_active == 0)
     live.eventually(lambda: live.engine.kv_usage.num_referenced_blocks == 0)
     live.on_loop(lambda: live.engine.check_invariants())
-    assert http.get("/load").json() == {"server_load": 0}
 
 
 def test_a_cache_shared_by_one_caller_is_shared_with_no_other():
