@@ -18,7 +18,7 @@ from steelyard.core.errors import EngineBusyError, EngineStoppedError, MemoryBud
 from steelyard.core.params import SamplingParams
 from steelyard.core.request import FinishReason, RequestOutput
 from steelyard.engine.config import EngineConfig
-from steelyard.engine.engine import Engine, StepRecord
+from steelyard.engine.engine import MAX_FAILED_STEPS, Engine, StepRecord
 from steelyard.engine.executor import ModelledExecutor, SyntheticTokens
 from steelyard.policies.admit.types import EngineLoad
 from steelyard.policies.schedule import SCHEDULE_POLICIES
@@ -246,6 +246,43 @@ def test_a_failing_step_ends_its_requests_and_the_engine_goes_on(make_engine: En
     output, _ = run_virtual(main())
     assert output.num_cached_tokens == 0, "blocks of a failed step must not be found again"
     assert len(output.outputs[0].token_ids) == 8
+
+
+@pytest.mark.parametrize("overlap_steps", [False, True])
+def test_an_executor_that_fails_again_and_again_ends_the_engine(
+    make_engine: EngineFactory, overlap_steps: bool
+) -> None:
+    failing = True
+
+    def tokens(batch: Batch) -> StepOutput:
+        if failing:
+            raise RuntimeError("device fell off")
+        return SyntheticTokens(100)(batch)
+
+    async def main() -> None:
+        nonlocal failing
+        engine = make_engine(executor=ModelledExecutor(step_seconds, tokens), overlap_steps=overlap_steps)
+        loop = asyncio.create_task(engine.run())
+
+        async def ask(num_requests: int) -> None:
+            for number in range(num_requests):
+                with pytest.raises(EngineStoppedError, match="device fell off"):
+                    await engine.submit(make_request(str(number), (1,))).result()
+
+        await ask(MAX_FAILED_STEPS - 1)
+        failing = False
+        await engine.submit(make_request("good", (1,))).result()
+        failing = True
+        await ask(MAX_FAILED_STEPS - 1)
+        assert not engine.closed, "a step that did not fail makes a new beginning"
+        await ask(1)
+        with pytest.raises(EngineStoppedError, match="device fell off"):
+            await loop
+        assert engine.closed
+        engine.check_invariants()
+        await engine.close()
+
+    run_virtual(main())
 
 
 def test_a_broken_policy_ends_every_request_instead_of_hanging(make_engine: EngineFactory) -> None:

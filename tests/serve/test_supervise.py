@@ -8,6 +8,7 @@ import pytest
 from modelled_server import ModelledServer, completion, modelled_server, post, until
 
 from steelyard.core.errors import StorageError
+from steelyard.engine.engine import MAX_FAILED_STEPS
 from steelyard.serve.pool import ModelState
 from steelyard.serve.supervise import FIRST_PAUSE_S
 from steelyard.sim.virtual import run_virtual
@@ -54,6 +55,23 @@ def test_a_dead_engine_is_told_at_once_and_comes_back():
             assert (await post(server.client(), BODY)).status_code == 200
             assert len(server.source.loaded) == 2
             assert server.service.num_active == 0
+
+    run_virtual(main())
+
+
+def test_an_executor_that_fails_all_the_time_is_a_dead_engine():
+    async def main() -> None:
+        async with modelled_server() as server:
+
+            async def execute(batch: object) -> object:
+                raise ZeroDivisionError("the device is gone")
+
+            server.engine._executor.execute = execute  # type: ignore[method-assign,assignment]
+            answers = [await post(server.client(), BODY) for _ in range(MAX_FAILED_STEPS)]
+            assert {answer.status_code for answer in answers} == {503}
+            assert await health(server) == 503
+            await asyncio.sleep(FIRST_PAUSE_S + 0.1)
+            assert (await post(server.client(), BODY)).status_code == 200
 
     run_virtual(main())
 

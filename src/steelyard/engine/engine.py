@@ -34,6 +34,8 @@ from steelyard.policies.admit.types import EngineLoad
 from steelyard.policies.schedule.types import Grant, Schedule, ScheduleLimits, SchedulePolicy
 
 _SEED_BITS = 63
+# A device that has failed so many steps in a row will not compute the next one either.
+MAX_FAILED_STEPS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Engine:
         self._stepping = asyncio.Lock()
         self._room = asyncio.Event()
         self._rng, self._ids = Random(config.seed), count()
-        self._num_steps, self._num_in_inbox = 0, 0
+        self._num_steps, self._num_in_inbox, self._num_failed_in_a_row = 0, 0, 0
         self._flight: _Flight | None = None
         self._closed = self._released = False
 
@@ -207,7 +209,8 @@ class Engine:
     async def run(self) -> None:
         """Step until :meth:`close`; sleep while there is nothing to do.
 
-        What a step itself raises (a policy's or our own bug, not the executor's) ends every request and the engine.
+        What a step itself raises ends every request and the engine: a policy's or our own bug, or an executor that has
+        failed :data:`MAX_FAILED_STEPS` times in a row.
         """
         step = self.overlapped_step if self.config.overlap_steps else self.step
         try:
@@ -218,7 +221,7 @@ class Engine:
                 await step()
         except Exception as error:
             self._closed = True
-            self._end_all(_step_failed("scheduler", error))
+            self._end_all(error if isinstance(error, SteelyardError) else _step_failed("scheduler", error))
             raise
 
     async def step(self) -> None:
@@ -341,6 +344,7 @@ class Engine:
 
     def _commit(self, batch: Batch, output: StepOutput) -> None:
         now = now_s()
+        self._num_failed_in_a_row = 0
         for work in batch.works:
             sequence = work.sequence
             if sequence.status is SequenceStatus.FINISHED:  # cancelled while its step executed
@@ -438,12 +442,19 @@ class Engine:
             self._end(response, FinishReason.ERROR, error)
 
     def _fail(self, batch: Batch, cause: Exception) -> None:
-        """End the requests of a failed step; the blocks they filled may hold anything, so no cached prefix survives."""
+        """End the requests of a failed step; the blocks they filled may hold anything, so no cached prefix survives.
+
+        Raises:
+            SteelyardError: what failed, if so many steps in a row have failed that the engine must end, too.
+        """
         error = cause if isinstance(cause, SteelyardError) else _step_failed("executor", cause)
         for request_id in dict.fromkeys(work.sequence.request_id for work in batch.works):
             if request_id in self._responses:  # not cancelled while its step executed
                 self._end(self._responses[request_id], FinishReason.ERROR, error)
         self._kv.reset_prefix_cache()
+        self._num_failed_in_a_row += 1
+        if self._num_failed_in_a_row >= MAX_FAILED_STEPS and not self._closed:
+            raise error
 
     def _watch_deadline(self, response: Response, deadline_s: float) -> None:
         loop = asyncio.get_running_loop()

@@ -292,7 +292,9 @@ SETTINGS: Mapping[str, Setting] = {
     "enable_prefix_caching": Setting(
         LLMOptions, "enable_prefix_caching", read_switch, "Reuse the KV of equal prompt beginnings."
     ),
-    "schedule_policy": Setting(LLMOptions, "schedule_policy", read_text, "Whose turn it is: fcfs, priority, shortest_first, vtc (fair share) or static."),
+    "schedule_policy": Setting(
+        LLMOptions, "schedule_policy", read_text, "Whose turn it is: fcfs, priority, vtc (fair share) or others."
+    ),
     "threads": Setting(LLMOptions, "threads", read_count, "CPU threads.", "all cores"),
     "seed": Setting(LLMOptions, "seed", read_count, "Of the generator that draws seeds for requests without one."),
     "overlap_steps": Setting(LLMOptions, "overlap_steps", read_switch, "Schedule a step while the one before runs."),

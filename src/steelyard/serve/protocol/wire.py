@@ -40,7 +40,7 @@ class WireModel(BaseModel):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Let lists and mappings be given up at their first fault: to tell millions of them would take half a minute."""
+        """Give lists and mappings up at their first fault: to tell millions of them would take half a minute."""
         schema = handler(source)
         _fail_fast(schema)
         return schema
