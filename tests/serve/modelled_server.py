@@ -117,12 +117,18 @@ def secret(key: str) -> str:
 
 @asynccontextmanager
 async def modelled_server(
-    *keys: str, load_s: float = 0.0, engine: dict[str, Any] | None = None, **config: Any
+    *keys: str,
+    names: tuple[str, ...] = ("m",),
+    load_s: float = 0.0,
+    engine: dict[str, Any] | None = None,
+    **config: Any,
 ) -> AsyncIterator[ModelledServer]:
     """Serve in the running virtual loop, with a key for each name; ``config`` are :class:`ServeConfig`'s fields."""
     options = LLMOptions(**({"max_model_len": 256, "max_num_seqs": 4} | (engine or {})))
     access = AccessConfig(api_keys=tuple(f"{key}:{secret(key)}" for key in keys))
-    settled = ServeConfig(models=(ModelSpec(source=None, names=("m",)),), access=access, engine=options, **config)
+    settled = ServeConfig(
+        models=tuple(ModelSpec(source=None, names=(name,)) for name in names), access=access, engine=options, **config
+    )
     source = ModelledModels(options, load_s)
     service = Service(settled, source)
     app = create_app(service, settled)

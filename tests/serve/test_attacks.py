@@ -13,10 +13,12 @@ import httpx
 import pytest
 from live_server import KEYS, LiveServer
 from modelled_server import modelled_server
+from pydantic import ValidationError
 from starlette.routing import BaseRoute, Route
 
 from steelyard.serve.config import ListenConfig
 from steelyard.serve.keys import OPEN_PATHS
+from steelyard.serve.protocol.completions import CompletionRequest
 from steelyard.serve.service import Service
 from steelyard.sim.virtual import run_virtual
 
@@ -191,6 +193,15 @@ def test_a_body_of_faults_is_counted_and_not_listed(http):
     answer = http.post("/v1/completions", json=wrong)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == "the body has 9000 faults"
+
+
+def test_lists_and_mappings_are_given_up_at_their_first_fault():
+    """A fault for each of millions of elements would keep the server busy for half a minute."""
+    for wrong in ({"prompt": ["x", *[1.5] * 1000]}, {"prompt": "x", "stop": [1] * 1000}, {"prompt": [[1.5]] * 1000},
+                  {"prompt": "x", "logit_bias": {str(i): "x" for i in range(1000)}}):  # fmt: skip
+        with pytest.raises(ValidationError) as caught:
+            CompletionRequest.model_validate_json(json.dumps(wrong))
+        assert caught.value.error_count() <= 6
 
 
 def head(path: str, length: int | None = None, **more: str) -> bytes:

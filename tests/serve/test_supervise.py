@@ -118,6 +118,35 @@ def test_it_stays_down_after_dying_too_often_and_is_forgiven_later(caplog, monke
     run_virtual(main())
 
 
+def test_one_dead_engine_among_several_is_told_too():
+    async def main() -> None:
+        async with modelled_server(names=("m", "other"), max_engine_restarts=0) as server:
+            assert (await post(server.client(), BODY | {"model": "other"})).status_code == 200
+            await die(server)
+            assert await health(server) == 503
+            assert (await post(server.client(), BODY | {"model": "other"})).status_code == 200, "it still serves"
+            assert (await post(server.client(), BODY)).status_code == 503
+
+    run_virtual(main())
+
+
+def test_an_engine_that_dies_while_it_is_put_away():
+    async def main() -> None:
+        async with modelled_server(names=("m", "other"), model_memory_bytes=1) as server:
+            running = asyncio.create_task(post(server.client(), BODY))
+            await until(lambda: server.engine.num_running == 1)
+            other = asyncio.create_task(post(server.client(), BODY | {"model": "other"}))
+            await until(lambda: server.service.pool.models[0].retiring)
+            kill(server)
+            assert (await running).status_code == 503
+            assert (await other).status_code == 200
+            await asyncio.sleep(FIRST_PAUSE_S + 0.1)
+            assert await health(server) == 200
+            assert (await post(server.client(), BODY)).status_code == 200
+
+    run_virtual(main())
+
+
 def test_without_restarts_it_stays_down():
     async def main() -> None:
         async with modelled_server(max_engine_restarts=0) as server:

@@ -135,8 +135,9 @@ class ModelPool:
 
     @property
     def is_ready(self) -> bool:
-        """Whether some model can answer at once."""
-        return any(model.state is ModelState.READY for model in self.models)
+        """Whether some model can answer at once, and no engine is dead."""
+        is_whole = all(model.down_until_s is None for model in self.models)
+        return is_whole and any(model.state is ModelState.READY for model in self.models)
 
     async def start(self) -> None:
         """Begin to load the first model and return once it is there.
