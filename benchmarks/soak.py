@@ -220,10 +220,10 @@ class Served:
 
 
 @asynccontextmanager
-async def served(folder: Path) -> AsyncIterator[Served]:
-    """Run a server; it must end in order."""
+async def served(folder: Path, settings: str) -> AsyncIterator[Served]:
+    """Run a server with ``settings``, in YAML; it must end in order."""
     config, log = folder / "server.yaml", folder / "server.log"
-    config.write_text(CONFIG, encoding="utf-8")
+    config.write_text(settings, encoding="utf-8")
     command = [sys.executable, "-m", "steelyard.cli.main", "serve", "--port", "0", "--config", str(config)]
     with log.open("wb") as stream:
         process = await asyncio.create_subprocess_exec(*command, stderr=stream)
@@ -246,7 +246,7 @@ async def served(folder: Path) -> AsyncIterator[Served]:
 async def soak(duration_s: float, num_workers: int, seed: int, folder: Path) -> list[str]:
     """Run it all, print what came of it and return what is wrong."""
     findings = Findings()
-    async with served(folder) as server:
+    async with served(folder, CONFIG) as server:
         limits = httpx.Limits(max_connections=num_workers, keepalive_expiry=2.0)
         async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S, limits=limits) as http:
             until_s = now_s() + duration_s
