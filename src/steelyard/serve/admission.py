@@ -1,4 +1,4 @@
-"""Whether a request may enter its engine now: :class:`Admission` puts the server's limits to the policies.
+"""Whether a request may enter its engine now, and how it stands there: :class:`Admission`.
 
 The policies of :mod:`steelyard.policies.admit` decide; here their configs are made from the server's, and a refusal
 becomes a 429 that says when to come back. A request is looked at twice: by its key alone, before its body costs any
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from steelyard.core.clock import now_s
 from steelyard.engine.engine import Engine
@@ -18,6 +19,7 @@ from steelyard.policies.admit.gate import Gate
 from steelyard.policies.admit.rate import RateConfig, RatePolicy, Rates
 from steelyard.policies.admit.room import RoomConfig, RoomPolicy
 from steelyard.policies.admit.types import Ask, EngineLoad, Refusal
+from steelyard.policies.schedule.vtc import VtcPolicy
 from steelyard.serve.config import KeyLimits, ServeConfig
 from steelyard.serve.errors import ApiError, busy
 
@@ -33,7 +35,7 @@ _WORDS: Mapping[str, str] = {
 
 
 class Admission:
-    """The limits of every key and every engine. Use it within one event loop.
+    """The limits of every key and every engine, and what keys are due. Use it within one event loop.
 
     Args:
         config: what the server was told.
@@ -41,7 +43,7 @@ class Admission:
     """
 
     def __init__(self, config: ServeConfig, on_refusal: Callable[[str, str], None]) -> None:
-        self._on_refusal = on_refusal
+        self._on_refusal, self._sharing = on_refusal, config.sharing
         self._rate = RatePolicy(_rates(config))
         self._concurrency = ConcurrencyPolicy(_concurrency(config))
         self._room = RoomPolicy(_room(config))
@@ -50,6 +52,7 @@ class Admission:
 
     def reconfigure(self, config: ServeConfig) -> None:
         """Decide by ``config`` from now on; who is inside stays, and what was used of a rate remains used."""
+        self._sharing = config.sharing
         self._rate.reconfigure(_rates(config))
         self._concurrency.reconfigure(_concurrency(config))
         self._room.reconfigure(_room(config))
@@ -77,6 +80,17 @@ class Admission:
             yield
         finally:
             self._gate.end(ask, num_output_tokens(), now_s())
+
+    def priority(self, key: str, asked: int) -> int:
+        """Return a request's priority: its key's, behind which it may place itself, or without one what it asks."""
+        own = self._sharing.limits_of(key).priority
+        return asked if own is None else own + max(0, asked)
+
+    def set_shares(self, engine: Engine) -> None:
+        """Tell an engine that shares fairly what each key is due; to others it means nothing."""
+        if isinstance(engine.policy, VtcPolicy):
+            shares = {key: own.weight for key, own in self._sharing.keys.items()}
+            engine.policy.reconfigure(replace(engine.policy.config, shares=shares))
 
     def _raise_for(self, ask: Ask, refusal: Refusal | None) -> None:
         if refusal is not None:

@@ -15,7 +15,6 @@ from steelyard.engine.async_llm import AsyncLLM
 from steelyard.engine.engine import Engine
 from steelyard.engine.response import Response
 from steelyard.policies.admit.types import Ask
-from steelyard.policies.schedule.vtc import VtcPolicy
 from steelyard.serve.admission import Admission
 from steelyard.serve.config import ServeConfig
 from steelyard.serve.errors import invalid, unavailable
@@ -97,7 +96,7 @@ class Service:
         self.admission.reconfigure(self.config)
         for model in self.pool.models:
             if model.llm is not None:
-                self._set_shares(model.llm.start())
+                self.admission.set_shares(model.llm.start())
         logger.info("the limits have been set anew")
         if waiting:
             logger.warning("these have changed too, and wait for a new start: %s", ", ".join(waiting))
@@ -163,7 +162,7 @@ class Service:
                 id=f"{request.id}-{next(self._ids)}",
                 prompt_token_ids=prompt,
                 params=request.params,
-                priority=self._priority(request),
+                priority=self.admission.priority(principal.name, request.priority),
                 cache_salt=salt,
                 tenant=principal.name,
                 deadline_s=None if timeout_s is None else now_s() + timeout_s,
@@ -180,18 +179,7 @@ class Service:
         assert model.llm is not None
         self.metrics.watch(model)
         self._supervisor.watch(model)
-        self._set_shares(model.llm.start())
-
-    def _set_shares(self, engine: Engine) -> None:
-        """Tell a policy that shares fairly what each key is due; to others it means nothing."""
-        if isinstance(engine.policy, VtcPolicy):
-            shares = {key: own.weight for key, own in self.config.sharing.keys.items()}
-            engine.policy.reconfigure(replace(engine.policy.config, shares=shares))
-
-    def _priority(self, request: GenerationRequest) -> int:
-        """Return the key's priority, behind which its requests may place themselves; without one, the request's."""
-        own = self.config.sharing.limits_of(request.principal.name).priority
-        return request.priority if own is None else own + max(0, request.priority)
+        self.admission.set_shares(model.llm.start())
 
     def check_num_prompts(self, num_prompts: int) -> None:
         """Raise :class:`ApiError` unless one request may have so many prompts: before the work of tokenizing them."""
