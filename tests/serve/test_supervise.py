@@ -1,15 +1,20 @@
-"""Engines that die: what health and requests say, and how they come back. In virtual time."""
+"""Engines that die: what health and requests say, and how they come back. In virtual time, and once in earnest."""
 
 from __future__ import annotations
 
 import asyncio
 
+import httpx
 import pytest
+from live_server import live_server
 from modelled_server import ModelledServer, completion, modelled_server, post, until
 
 from steelyard.core.errors import StorageError
+from steelyard.engine.build import LLMOptions
 from steelyard.engine.engine import MAX_FAILED_STEPS
+from steelyard.serve.config import ListenConfig, ModelSpec, ServeConfig
 from steelyard.serve.pool import ModelState
+from steelyard.serve.sources import DiskModels
 from steelyard.serve.supervise import FIRST_PAUSE_S
 from steelyard.sim.virtual import run_virtual
 
@@ -170,6 +175,31 @@ def test_a_model_that_cannot_be_loaded_again_fails_as_others_do():
             assert (await post(server.client(), BODY)).status_code == 200
 
     run_virtual(main())
+
+
+def test_a_real_engine_comes_back_with_its_model():
+    config = ServeConfig(
+        models=(ModelSpec(source=None, names=("smol",)),),
+        listen=ListenConfig(port=0),
+        engine=LLMOptions(max_model_len=128, max_num_seqs=2),
+    )
+    body = {"prompt": "1, 2, 3,", "max_tokens": 4, "temperature": 0}
+    with live_server(config, DiskModels(config.engine)) as live:
+
+        def ask() -> httpx.Response:
+            return httpx.post(live.url + "/v1/completions", json=body, timeout=30)
+
+        text = ask().json()["choices"][0]["text"]
+
+        def broken(view: object) -> object:
+            raise ZeroDivisionError("a bug")
+
+        live.on_loop(lambda: setattr(live.engine, "_policy", broken))
+        assert ask().status_code == 503
+        live.eventually(lambda: not live.service.is_ready)
+        assert httpx.get(live.url + "/health").status_code == 503
+        live.eventually(lambda: live.service.is_ready)
+        assert ask().json()["choices"][0]["text"] == text
 
 
 @pytest.mark.parametrize("stream", [True, False])
