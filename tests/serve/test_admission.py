@@ -100,6 +100,21 @@ def test_concurrency_counts_until_the_end_however_it_comes():
     run_virtual(main())
 
 
+def test_concurrency_counts_from_the_beginning():
+    """Whoever waits for a model holds a place, too."""
+
+    async def main() -> None:
+        async with modelled_server("ann", load_s=10.0, sharing=sharing(max_concurrent=2)) as server:
+            ann = server.client("ann")
+            waiting = [asyncio.create_task(post(ann, completion())) for _ in range(2)]
+            await until(lambda: server.service.num_active == 2)
+            assert refusal_of(await post(ann, completion()))[0] == "max_concurrent"
+            assert [(await one).status_code for one in waiting] == [200, 200]
+            assert not server.service.admission._concurrency._num_inside
+
+    run_virtual(main())
+
+
 def test_a_full_queue_and_promised_memory_refuse_everybody():
     async def main() -> None:
         engine = {"max_num_seqs": 1, "max_waiting": 2}

@@ -293,6 +293,27 @@ def test_a_cache_shared_by_one_caller_is_shared_with_no_other():
     run_virtual(main())
 
 
+def test_no_request_may_fill_the_memory_with_log_probabilities():
+    async def main() -> None:
+        async with modelled_server(engine={"max_model_len": 4096}) as server, server.client() as client:
+
+            async def ask(**more: int) -> httpx.Response:
+                return await client.post("/v1/completions", json={"prompt": [1] * 96, "max_tokens": 1} | more)
+
+            for wrong in (
+                {"n": 64, "max_tokens": 4000, "logprobs": 20},
+                {"n": 128, "max_tokens": 2000, "logprobs": 15},
+            ):
+                answer = await ask(**wrong)
+                assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logprobs")
+            many = {"prompt": [[1] * 4000] * 256, "max_tokens": 1, "prompt_logprobs": 3}
+            answer = await client.post("/v1/completions", json=many)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logprobs")
+            assert (await ask(n=64)).status_code == 200
+
+    run_virtual(main())
+
+
 def test_browsers_get_no_leave_unless_the_server_was_told():
     async def main() -> None:
         async with modelled_server() as server, server.client() as page:

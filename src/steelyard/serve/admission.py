@@ -1,8 +1,8 @@
 """Whether a request may enter its engine now, and how it stands there: :class:`Admission`.
 
 The policies of :mod:`steelyard.policies.admit` decide; here their configs are made from the server's, and a refusal
-becomes a 429 that says when to come back. A request is looked at twice: by its key alone, before its body costs any
-work, and as a whole once its tokens are counted.
+becomes a 429 that says when to come back. A request is looked at twice: when it is received, by its key alone, before
+it costs any work; and before it enters an engine, once its tokens are counted.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Admission:
         self._rate = RatePolicy(_rates(config))
         self._concurrency = ConcurrencyPolicy(_concurrency(config))
         self._room = RoomPolicy(_room(config))
-        self._by_key = Gate((self._rate, self._concurrency))
-        self._gate = Gate((self._rate, self._concurrency, self._room))
+        self._on_receipt = Gate((self._rate, self._concurrency))
+        self._on_entry = Gate((self._rate, self._room))
 
     def reconfigure(self, config: ServeConfig) -> None:
         """Decide by ``config`` from now on; who is inside stays, and what was used of a rate remains used."""
@@ -57,14 +57,24 @@ class Admission:
         self._concurrency.reconfigure(_concurrency(config))
         self._room.reconfigure(_room(config))
 
-    def check_key(self, key: str) -> None:
-        """Raise :class:`ApiError` 429 if even the smallest request of this key would be refused."""
+    @contextmanager
+    def received(self, key: str) -> Iterator[None]:
+        """Count a request among those of its key for as long as the block lasts, wherever it waits.
+
+        Raises:
+            ApiError: 429 if there are too many already, or even the smallest request of this key would be refused.
+        """
         ask = Ask(key=key, num_prompt_tokens=0, max_output_tokens=0)
-        self._raise_for(ask, self._by_key.check(ask, _IDLE, now_s()))
+        self._raise_for(ask, self._on_receipt.check(ask, _IDLE, now_s()))
+        self._concurrency.book(ask, now_s())
+        try:
+            yield
+        finally:
+            self._concurrency.end(ask, 0, now_s())
 
     @contextmanager
     def entered(self, ask: Ask, engine: Engine, num_output_tokens: Callable[[], int]) -> Iterator[None]:
-        """Let a request in for as long as the block lasts.
+        """Let a request into an engine for as long as the block lasts.
 
         Args:
             ask: the request.
@@ -74,12 +84,12 @@ class Admission:
         Raises:
             ApiError: 429 if it may not enter now.
         """
-        self._raise_for(ask, self._gate.check(ask, engine.load(), now_s()))
-        self._gate.book(ask, now_s())
+        self._raise_for(ask, self._on_entry.check(ask, engine.load(), now_s()))
+        self._on_entry.book(ask, now_s())
         try:
             yield
         finally:
-            self._gate.end(ask, num_output_tokens(), now_s())
+            self._on_entry.end(ask, num_output_tokens(), now_s())
 
     def priority(self, key: str, asked: int) -> int:
         """Return a request's priority: its key's, behind which it may place itself, or without one what it asks."""

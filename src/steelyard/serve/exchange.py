@@ -85,9 +85,8 @@ class Exchange(Response):
         await while_connected(receive, self._run(scope, send))
 
     async def _run(self, scope: Scope, send: Send) -> None:
-        service = self._service
-        service.admission.check_key(principal_in(scope).name)
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._service.admission.received(principal_in(scope).name))
             generation = await self._begin(stack, self._deadline_s(Headers(scope=scope)))
             if self._stream:
                 await self._send_events(generation, send)

@@ -26,6 +26,8 @@ from steelyard.serve.supervise import Supervisor
 
 logger = logging.getLogger("steelyard.serve")
 
+# Of one request, prompts and answers together: some hundred bytes each.
+MAX_LOGPROBS = 4_000_000
 # What can change while the server runs; for the rest it must be started again.
 _CHANGEABLE = frozenset({"access", "sharing"})
 
@@ -132,8 +134,8 @@ class Service:
             model: what answers call the model.
 
         Raises:
-            ApiError: 400 if there are too many completions, or a prompt is longer than the context; 429 if the key's or
-                the engine's limits leave no room now.
+            ApiError: 400 if there are too many completions or log-probabilities, or a prompt is too long; 429 if the
+                key's or the engine's limits leave no room now.
             EngineBusyError: if the queue is full; nothing was queued then.
             InputError: if a prompt or parameter cannot be served; nothing was queued then.
         """
@@ -141,6 +143,7 @@ class Service:
         _check_context(request, llm.parts.engine_config.max_model_len)
         engine, responses = llm.start(), list[Response]()
         ask = _ask(request, llm.parts.engine_config.max_model_len)
+        _check_logprobs(request, ask)
         with self.admission.entered(ask, engine, lambda: _num_output_tokens(responses)):
             responses += _submit_all(engine, self._engine_requests(request))
             generation = Generation(request, responses, engine, llm.parts.tokenizer, model)
@@ -203,6 +206,19 @@ def _check_context(request: GenerationRequest, max_model_len: int) -> None:
             "Shorten it."
         )
         raise invalid(message, param="prompt", code="context_length_exceeded")
+
+
+def _check_logprobs(request: GenerationRequest, ask: Ask) -> None:
+    """Raise :class:`ApiError` if a request could come to so many log-probabilities that they fill the memory."""
+    params = request.params
+    of_output = 0 if params.logprobs is None else ask.max_output_tokens * (1 + params.logprobs)
+    of_prompts = 0 if params.prompt_logprobs is None else ask.num_prompt_tokens * (1 + params.prompt_logprobs)
+    if of_output + of_prompts > MAX_LOGPROBS:
+        message = (
+            f"logprobs: {of_output + of_prompts} of them are over the limit of {MAX_LOGPROBS}. Ask for fewer, lower "
+            "max_tokens or n, or send several requests."
+        )
+        raise invalid(message, param="logprobs")
 
 
 def _key_ring(config: ServeConfig) -> KeyRing:
