@@ -4,8 +4,9 @@
     python benchmarks/soak.py 3600 --workers 32
 
 A real `steelyard serve` with two names for the default model and room for one, so that models change places all the
-time, two keys, one of them with limits, and fair shares. Workers send whole and streamed answers, leave in the middle
-or before the beginning, set deadlines, and send what is too large, malformed, forbidden or unknown. In the end:
+time, two keys, one of them with limits that change every few seconds, and fair shares. Workers send whole and streamed
+answers, leave in the middle or before the beginning, set deadlines, and send what is too large, malformed, forbidden or
+unknown. In the end:
 
 - every answer had a status that its request may get;
 - the server counted every answer that clients saw, and no more than those who left early can explain;
@@ -54,6 +55,7 @@ keys:
   bob: {{requests_per_min: 240, tokens_per_min: 60000, max_concurrent: 3}}
 """
 PATIENCE_S = 120.0
+CHANGE_S = 4.0
 FLAT_BYTES = 48 * MIB  # what one third of the time may have above the one before
 _TURNED_AWAY = {429}
 
@@ -207,10 +209,12 @@ class Served:
     Attributes:
         process: its own.
         url: where it listens.
+        config: its file of settings.
     """
 
     process: asyncio.subprocess.Process
     url: str
+    config: Path
 
     @property
     def rss_bytes(self) -> int:
@@ -233,7 +237,7 @@ async def served(folder: Path, settings: str) -> AsyncIterator[Served]:
                 raise SystemExit(text)
             await sleep_s(0.1)
         url = re.findall(r"http://[0-9.]+:\d+", log.read_text(encoding="utf-8"))[0]
-        yield Served(process, url)
+        yield Served(process, url, config)
         process.send_signal(signal.SIGTERM)
         if await process.wait() != 0 or "Traceback" in log.read_text(encoding="utf-8"):
             raise SystemExit(f"the server did not end in order:\n{log.read_text(encoding='utf-8')[-3000:]}")
@@ -252,9 +256,10 @@ async def soak(duration_s: float, num_workers: int, seed: int, folder: Path) -> 
             until_s = now_s() + duration_s
             rng = random.Random(seed)
             clients = [Client(http, random.Random(rng.random()), findings) for _ in range(num_workers)]
-            watch = asyncio.create_task(watch_memory(server, findings))
+            beside = [asyncio.create_task(task) for task in (watch_memory(server, findings), change_limits(server))]
             await asyncio.gather(*(client.run(until_s) for client in clients))
-            watch.cancel()
+            for task in beside:
+                task.cancel()
             metrics = await metrics_at_rest(http)
     print_table(findings, metrics)
     return findings.wrong + unaccounted(findings, metrics) + left_over(metrics) + growth(findings.rss_bytes)
@@ -265,6 +270,15 @@ async def watch_memory(server: Served, findings: Findings) -> None:
     while True:
         findings.rss_bytes.append(server.rss_bytes)
         await sleep_s(1.0)
+
+
+async def change_limits(server: Served) -> None:
+    """Give the limited key other limits again and again, by the file or by a signal; some are wrong."""
+    while True:
+        for limit in ("max_concurrent: 3", "max_concurrent: 1", "max_concurrent: none", "max_concurrent: 5"):
+            await sleep_s(CHANGE_S)
+            server.config.write_text(CONFIG.replace("max_concurrent: 3", limit), encoding="utf-8")
+            server.process.send_signal(signal.SIGHUP)
 
 
 async def metrics_at_rest(http: httpx.AsyncClient) -> str:

@@ -56,7 +56,8 @@ def run_server(load: Callable[[], ServeConfig], config_path: str | None = None) 
     service = Service(config, DiskModels(config.engine))
     watch = ConfigWatch(lambda: with_key_file(load()), paths, service.reconfigure)
     server = Server(service, config, watch)
-    signal.signal(signal.SIGHUP, server.handle_hangup)
+    if paths:  # without files there is nothing new to read, and a terminal that closes ends the process as ever
+        signal.signal(signal.SIGHUP, server.handle_hangup)
     try:
         server.run()
     except SystemExit:
