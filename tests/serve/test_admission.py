@@ -109,6 +109,8 @@ def test_concurrency_counts_from_the_beginning():
             waiting = [asyncio.create_task(post(ann, completion())) for _ in range(2)]
             await until(lambda: server.service.num_active == 2)
             assert refusal_of(await post(ann, completion()))[0] == "max_concurrent"
+            for path, body in (("/tokenize", {"prompt": "x"}), ("/detokenize", {"tokens": [1]})):
+                assert refusal_of(await ann.post(path, json=body))[0] == "max_concurrent"
             assert [(await one).status_code for one in waiting] == [200, 200]
             assert not server.service.admission._concurrency._num_inside
 

@@ -126,6 +126,7 @@ def test_limits_and_keys_change_while_it_runs(tmp_path):
 
 def test_thousands_of_idle_connections_do_not_keep_others_waiting():
     """Each takes a file here and one there: as many as this process may open, 10,000 at most."""
+    allow_open_files(10_500)
     limit = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 500)
     arguments = ("--max-connections", str(limit + 50), "--header-timeout", "300")
     with child(*arguments) as server, ExitStack() as stack:
