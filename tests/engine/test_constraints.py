@@ -170,4 +170,4 @@ def test_who_cannot_go_on_fails_alone(follower: ConstraintFollower) -> None:
     masks, failed = follower.look_ahead([sequence(4), sequence(5, (3, 9))], CPU)
     assert list(masks) == [0]
     assert list(failed) == [5]
-    assert str(failed[5]) == "regex: the text cannot be continued after 2 tokens: 9 is not 2. Simplify it."
+    assert str(failed[5]) == "regex: the text cannot be continued after 2 tokens: 9 is not 2. Correct or simplify it."

@@ -7,8 +7,8 @@ for a model's vocabulary (:mod:`steelyard.engine.constraints`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from steelyard.core.errors import ParamsError
@@ -39,70 +39,69 @@ class Constraint:
         kind: what ``texts`` are.
         texts: one JSON schema, written out; one regular expression, which must match the whole text; one Lark grammar
             with a rule ``start``; or all choices. Empty for ``JSON_OBJECT``: any one JSON object.
+        asked_by: the request's field that it comes from, for errors; does not count when constraints are compared.
 
     Raises:
-        ParamsError: if it is over a limit, or no such text; it names the kind as the field.
+        ParamsError: if it is over a limit, or no such text; it names the field ``asked_by``, or the kind.
     """
 
     kind: ConstraintKind
     texts: tuple[str, ...] = ()
+    asked_by: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        check = {
-            ConstraintKind.JSON_OBJECT: _check_nothing,
-            ConstraintKind.JSON_SCHEMA: _check_schema,
-            ConstraintKind.REGEX: _check_regex,
-            ConstraintKind.CHOICE: _check_choices,
-            ConstraintKind.GRAMMAR: _check_grammar,
+        problem_of: dict[ConstraintKind, Callable[[tuple[str, ...]], str | None]] = {
+            ConstraintKind.JSON_OBJECT: _object_problem,
+            ConstraintKind.JSON_SCHEMA: _schema_problem,
+            ConstraintKind.REGEX: _regex_problem,
+            ConstraintKind.CHOICE: _choice_problem,
+            ConstraintKind.GRAMMAR: _grammar_problem,
         }
-        check[self.kind](self.texts)
+        problem = problem_of[self.kind](self.texts)
+        if problem is not None:
+            raise self.error(problem)
+
+    def error(self, problem: str) -> ParamsError:
+        """Return the error that says what is wrong with it, naming the field that it comes from."""
+        name = self.asked_by if self.asked_by is not None else self.kind.value
+        return ParamsError(f"{problem:.500}", field=name, remedy="Correct or simplify it")
 
     @classmethod
-    def json_object(cls) -> Constraint:
+    def json_object(cls, asked_by: str | None = None) -> Constraint:
         """Return the constraint to any JSON object."""
-        return cls(ConstraintKind.JSON_OBJECT)
+        return cls(ConstraintKind.JSON_OBJECT, (), asked_by)
 
     @classmethod
-    def json_schema(cls, schema: Mapping[str, object] | str) -> Constraint:
+    def json_schema(cls, schema: Mapping[str, object] | str, asked_by: str | None = None) -> Constraint:
         """Return the constraint to JSON that fulfils a schema, given as an object or as its text."""
-        if isinstance(schema, str):
-            return cls(ConstraintKind.JSON_SCHEMA, (schema,))
-        try:
-            text = json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise _wrong(ConstraintKind.JSON_SCHEMA, f"it cannot be written as JSON: {error}") from error
-        return cls(ConstraintKind.JSON_SCHEMA, (text,))
+        return cls(ConstraintKind.JSON_SCHEMA, (schema if isinstance(schema, str) else _written(schema),), asked_by)
 
     @classmethod
-    def regex(cls, pattern: str) -> Constraint:
+    def regex(cls, pattern: str, asked_by: str | None = None) -> Constraint:
         """Return the constraint to texts that match a regular expression as a whole (Rust's syntax)."""
-        return cls(ConstraintKind.REGEX, (pattern,))
+        return cls(ConstraintKind.REGEX, (pattern,), asked_by)
 
     @classmethod
-    def choice(cls, choices: Iterable[str]) -> Constraint:
+    def choice(cls, choices: Iterable[str], asked_by: str | None = None) -> Constraint:
         """Return the constraint to one of several texts."""
-        return cls(ConstraintKind.CHOICE, tuple(choices))
+        return cls(ConstraintKind.CHOICE, tuple(choices), asked_by)
 
     @classmethod
-    def grammar(cls, lark: str) -> Constraint:
-        """Return the constraint to the language of a context-free grammar in Lark's syntax."""
-        return cls(ConstraintKind.GRAMMAR, (lark,))
+    def grammar(cls, lark: str, asked_by: str | None = None) -> Constraint:
+        """Return the constraint to the language of a context-free grammar in llguidance's dialect of Lark."""
+        return cls(ConstraintKind.GRAMMAR, (lark,), asked_by)
 
 
-def check_schema_shape(schema: object, field: str) -> None:
-    """Check that ``schema`` is an object and nested at most :data:`MAX_SCHEMA_DEPTH` deep.
-
-    Raises:
-        ParamsError: naming ``field``.
-    """
+def schema_problem(schema: object) -> str | None:
+    """Return what is wrong with a JSON schema's outline: no object, or nested more than :data:`MAX_SCHEMA_DEPTH`."""
     if not isinstance(schema, dict):
-        raise _error(field, f"it is {type(schema).__name__}, not an object")
+        return f"it is {type(schema).__name__}, not an object"
     level: list[object] = [schema]
     for _ in range(MAX_SCHEMA_DEPTH):
         level = [inner for outer in level for inner in _children(outer)]
         if not level:
-            return
-    raise _error(field, f"it is nested more than {MAX_SCHEMA_DEPTH} deep")
+            return None
+    return f"it is nested more than {MAX_SCHEMA_DEPTH} deep"
 
 
 def _children(value: object) -> Iterable[object]:
@@ -110,49 +109,49 @@ def _children(value: object) -> Iterable[object]:
     return (child for child in found if isinstance(child, (dict, list)))
 
 
-def _check_nothing(texts: tuple[str, ...]) -> None:
-    if texts:
-        raise _wrong(ConstraintKind.JSON_OBJECT, "it takes no text")
-
-
-def _check_schema(texts: tuple[str, ...]) -> None:
-    text = _only(texts, ConstraintKind.JSON_SCHEMA, MAX_SCHEMA_CHARS)
+def _written(schema: Mapping[str, object]) -> str:
+    """Return a schema's text; empty, and so refused, if it is no JSON."""
     try:
-        schema = json.loads(text)
+        return json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError):
+        return ""
+
+
+def _object_problem(texts: tuple[str, ...]) -> str | None:
+    return "it takes no text" if texts else None
+
+
+def _schema_problem(texts: tuple[str, ...]) -> str | None:
+    problem = _text_problem(texts, MAX_SCHEMA_CHARS)
+    if problem is not None:
+        return problem
+    try:
+        return schema_problem(json.loads(texts[0]))
     except (ValueError, RecursionError) as error:
-        raise _wrong(ConstraintKind.JSON_SCHEMA, f"it is not valid JSON: {error}") from error
-    check_schema_shape(schema, ConstraintKind.JSON_SCHEMA.value)
+        return f"it is not valid JSON: {error}"
 
 
-def _check_regex(texts: tuple[str, ...]) -> None:
-    _only(texts, ConstraintKind.REGEX, MAX_REGEX_CHARS)
+def _regex_problem(texts: tuple[str, ...]) -> str | None:
+    return _text_problem(texts, MAX_REGEX_CHARS)
 
 
-def _check_grammar(texts: tuple[str, ...]) -> None:
-    _only(texts, ConstraintKind.GRAMMAR, MAX_GRAMMAR_CHARS)
+def _grammar_problem(texts: tuple[str, ...]) -> str | None:
+    return _text_problem(texts, MAX_GRAMMAR_CHARS)
 
 
-def _check_choices(texts: tuple[str, ...]) -> None:
+def _choice_problem(texts: tuple[str, ...]) -> str | None:
     if not 1 <= len(texts) <= MAX_CHOICES:
-        raise _wrong(ConstraintKind.CHOICE, f"{len(texts)} choices are not from 1 to {MAX_CHOICES}")
-    for text in texts:
-        _only((text,), ConstraintKind.CHOICE, MAX_CHOICE_CHARS)
+        return f"{len(texts)} choices are not from 1 to {MAX_CHOICES}"
+    problems = (_text_problem((text,), MAX_CHOICE_CHARS) for text in texts)
+    return next((problem for problem in problems if problem is not None), None)
 
 
-def _only(texts: tuple[str, ...], kind: ConstraintKind, limit: int) -> str:
-    """Return the one text there must be, not empty, valid Unicode and within its limit."""
+def _text_problem(texts: tuple[str, ...], limit: int) -> str | None:
+    """Return what keeps ``texts`` from being one text, not empty, valid Unicode and within its limit."""
     if len(texts) != 1 or not isinstance(texts[0], str) or not texts[0]:
-        raise _wrong(kind, "it is not one text with at least one character")
+        return "it is not one text with at least one character"
     if len(texts[0]) > limit:
-        raise _wrong(kind, f"{len(texts[0])} characters are over the limit of {limit}")
+        return f"{len(texts[0])} characters are over the limit of {limit}"
     if any("\ud800" <= char <= "\udfff" for char in texts[0]):
-        raise _wrong(kind, "it holds half of a surrogate pair")
-    return texts[0]
-
-
-def _wrong(kind: ConstraintKind, problem: str) -> ParamsError:
-    return _error(kind.value, problem)
-
-
-def _error(field: str, problem: str) -> ParamsError:
-    return ParamsError(f"{problem:.500}", field=field, remedy="Correct or simplify it")
+        return "it holds half of a surrogate pair"
+    return None

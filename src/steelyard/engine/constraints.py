@@ -67,7 +67,7 @@ class GrammarBackend(Protocol):
         """Return the grammar.
 
         Raises:
-            ParamsError: naming the constraint's kind, if it is wrong, too complex, or no text fulfils it.
+            ParamsError: as :meth:`Constraint.error`, if it is wrong, too complex, or no text fulfils it.
         """
         ...
 
@@ -117,8 +117,7 @@ class GrammarStore:
         try:
             await asyncio.wait_for(asyncio.to_thread(self.get, constraint), self._limit_s)
         except TimeoutError:  # the thread goes on until it meets the backend's own limits
-            problem = f"it was not compiled within {self._limit_s:g} s"
-            raise ParamsError(problem, field=constraint.kind.value, remedy="Simplify it, or try again later") from None
+            raise constraint.error(f"it was not compiled within {self._limit_s:g} s") from None
 
     def get(self, constraint: Constraint) -> Grammar:
         """Return the constraint's grammar, compiling it now if need be.
@@ -250,8 +249,5 @@ def check_constraint(params: SamplingParams, grammars: GrammarStore | None) -> N
 
 def _cannot_go_on(sequence: TokenSequence, problem: str | None) -> ParamsError:
     assert sequence.params.constraint is not None
-    return ParamsError(
-        f"the text cannot be continued after {sequence.num_output_tokens} tokens: {problem}",
-        field=sequence.params.constraint.kind.value,
-        remedy="Simplify it",
-    )
+    after = f"the text cannot be continued after {sequence.num_output_tokens} tokens"
+    return sequence.params.constraint.error(f"{after}: {problem}")

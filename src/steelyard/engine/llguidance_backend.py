@@ -1,16 +1,14 @@
 """Constraints compiled by ``llguidance``: the one module that imports it, and is itself imported on demand.
 
-Every kind of constraint becomes a grammar in that library's Lark syntax. The library parses bytes, so it gets each
-token's bytes from the tokenizer and needs no idea of how text is cut into tokens. Where only one text can follow, it
-would by default force that text's own tokens; here the model chooses among all tokens that spell it, so the work of a
-step does not grow with the length of what is forced.
+The library parses bytes, so it gets each token's bytes from the tokenizer and needs no idea of how text is cut into
+tokens. Where only one text can follow, it would by default force that text's own tokens; here the model chooses among
+all tokens that spell it (:mod:`.lark`), so the work of a step does not grow with the length of what is forced.
 
 Its own limits bound the work of compiling and of each step; they are set in :func:`_limits`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -19,15 +17,12 @@ import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.core.constraint import Constraint, ConstraintKind
+from steelyard.core.constraint import Constraint
 from steelyard.core.errors import ParamsError
 from steelyard.engine.constraints import Matcher
+from steelyard.engine.lark import lark_of
 from steelyard.models.text.tokenizer import Tokenizer
 
-_OPTIONS = '%llguidance {"no_forcing": true}\n'
-_ANY_OBJECT = '{"type":"object"}'
-# A small model may never find its way out of white space: one line break and an indentation are enough for anybody.
-_JSON_STYLE = {"whitespace_pattern": r"\n?[ \t]{0,64}"}
 _PLACE = re.compile(r"^at \d+\(\d+\): ")
 _EXCERPT = re.compile(r"\n +\d+ \| .*", re.DOTALL)
 _NOTE = "<non-verbose/>"
@@ -95,11 +90,11 @@ class LlguidanceBackend:
         lark = lark_of(constraint)
         matcher = llguidance.LLMatcher(self._tokenizer, lark, log_level=0, limits=_limits())
         if matcher.is_error():
-            raise _refused(constraint, _told(matcher.get_error()))
+            raise constraint.error(_told(matcher.get_error()))
         first = matcher.deep_copy()
         first.compute_bitmask()
         if first.is_error():
-            raise _refused(constraint, f"no text fulfils it, or it is too complex ({first.stop_reason()})")
+            raise constraint.error(f"no text fulfils it, or it is too complex ({first.stop_reason()})")
         return LlguidanceGrammar(matcher)
 
     def forbidden(self, matchers: Sequence[Matcher]) -> NDArray[np.bool_]:
@@ -130,26 +125,6 @@ class _Vocabulary:
         raise NotImplementedError
 
 
-def lark_of(constraint: Constraint) -> str:
-    """Return a constraint as a grammar in the library's Lark syntax."""
-    match constraint.kind:
-        case ConstraintKind.JSON_OBJECT:
-            return _json_grammar(_ANY_OBJECT)
-        case ConstraintKind.JSON_SCHEMA:
-            return _json_grammar(constraint.texts[0])
-        case ConstraintKind.REGEX:
-            return f"{_OPTIONS}start: /{llguidance.regex_to_lark(constraint.texts[0], '')}/\n"
-        case ConstraintKind.CHOICE:
-            return f"{_OPTIONS}start: CHOICE\nCHOICE: {' | '.join(map(json.dumps, constraint.texts))}\n"
-        case ConstraintKind.GRAMMAR:
-            return f"{constraint.texts[0]}\n{_OPTIONS}"
-
-
-def _json_grammar(schema: str) -> str:
-    styled = {**json.loads(schema), "x-guidance": _JSON_STYLE}
-    return f"{_OPTIONS}start: %json {json.dumps(styled)}\n"
-
-
 def _limits() -> llguidance.LLParserLimits:
     """Return what compiling and one step may cost: some tens of milliseconds at worst, and tens of megabytes."""
     return llguidance.LLParserLimits(
@@ -161,10 +136,6 @@ def _limits() -> llguidance.LLParserLimits:
         max_grammar_size=500_000,
         verbose_errors=False,
     )
-
-
-def _refused(constraint: Constraint, problem: str) -> ParamsError:
-    return ParamsError(problem, field=constraint.kind.value, remedy="Correct or simplify it")
 
 
 def _told(error: str) -> str:

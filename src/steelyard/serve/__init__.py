@@ -1,0 +1,1 @@
+"""The room of the HTTP server: protocols of others in, engine requests out."""
