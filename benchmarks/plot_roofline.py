@@ -1,8 +1,10 @@
 """Draws the roofline of the measured machine, with measured kernels as points, as an SVG.
 
-    python benchmarks/plot_roofline.py [--kernels kernels.json] [--profile probe.toml] [--out docs/roofline.svg]
+    python benchmarks/plot_roofline.py --measure [--profile probe.toml] [--out docs/roofline.svg]
+    python benchmarks/plot_roofline.py [--kernels kernels.json] …
 
-The machine is the stored ``steelyard probe``. Kernels come from a JSON file, a list of objects with these keys:
+The machine is the stored ``steelyard probe``. With ``--measure`` our own kernels are measured, through the functions
+that ``bench_*.py`` measure with. Others come from a JSON file, a list of objects with these keys:
 
     name     what to write beside the point
     flop     floating-point (or integer) operations of one call
@@ -23,15 +25,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+import bench_argmax
+import bench_attention
+import bench_qgemm
+import bench_rms_norm
+import torch
+
 from steelyard.cli.profiles import profile_path
 from steelyard.core.errors import InputError
 from steelyard.cost.profile import read_profile
+from steelyard.engine.build import resolve_kv_cache_dtype
 from steelyard.hardware.device import Device
+from steelyard.kernels.argmax import argmax_rows
+from steelyard.kernels.native import NativeKernels, native_kernels
+from steelyard.kernels.rms_norm import rms_norm
+from steelyard.kernels.threads import thread_pool
 from steelyard.reproduce.files import write_text_atomically
+from steelyard.reproduce.report import source_version
 
 WIDTH, HEIGHT = 860, 520
 LEFT, RIGHT, TOP, BOTTOM = 70, 170, 50, 60
+LEGEND = 450  # where the kernels' names begin
 INTENSITIES = (2.0**-4, 2.0**12)
+PRODUCTS = (("q4_1", (4096, 4096), (1, 4, 16, 64, 512)), ("q8_0", (49152, 576), (1,)))
+DECODES = {"64 × 512": [512] * 64}
+NORM = (8192, 4096)  # past the caches, as is the argmax
+ARGMAX_ROWS = 1024
 STYLE = """
   svg { font: 13px system-ui, sans-serif; --ink: #1d2430; --soft: #6b7482; --grid: #e3e6ea; --back: #ffffff;
         --c0: #1f5fbf; --c1: #b3470f; --c2: #15795b; --c3: #7a3fb0; --c4: #8a6d00; }
@@ -40,6 +59,7 @@ STYLE = """
           --c0: #7fb0ff; --c1: #ff9d66; --c2: #5fd3ab; --c3: #c79bff; --c4: #e2c04d; } }
   text { fill: var(--ink); } .soft { fill: var(--soft); } .grid { stroke: var(--grid); }
   .roof { fill: none; stroke-width: 2; } .point { stroke: var(--back); stroke-width: 1.5; fill: var(--ink); }
+  .number { fill: var(--back); font-size: 11px; }
 """
 
 
@@ -82,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read machine and kernels, and write the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kernels", type=Path, help="JSON file of measured kernels")
+    parser.add_argument("--measure", action="store_true", help="measure our own kernels (half a minute)")
     parser.add_argument("--profile", type=Path, default=profile_path(), help="of steelyard probe")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("docs/roofline.svg"))
@@ -90,10 +111,58 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if profile is None:
         raise SystemExit(f"{options.profile}: there is no such file. Run 'steelyard probe' first.")
     kernels = read_kernels(options.kernels.read_text(encoding="utf-8")) if options.kernels else ()
-    machine = profile.machine
-    title = f"{machine.cpu_model}, {machine.num_usable_cores} cores, {profile.measured_at or 'not dated'}"
+    if options.measure:
+        kernels = (*kernels, *measured_kernels())
+    machine, commit = profile.machine, source_version()
+    title = f"{machine.cpu_model}, {machine.num_usable_cores} cores, {profile.measured_at or 'not dated'}, {commit}"
     write_text_atomically(options.out, picture(machine.device(options.device), kernels, title))
     print(f"written to {options.out}")
+
+
+def measured_kernels() -> Iterator[Kernel]:
+    """Measure our own kernels on all cores; the extension must be there."""
+    native = native_kernels()
+    if native is None:
+        raise SystemExit("--measure needs the compiled extension")
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        yield from _products(native)
+        yield from _attention()
+        yield from _rows()
+
+
+def _products(native: NativeKernels) -> Iterator[Kernel]:
+    for kind, (outputs, inputs), counts in PRODUCTS:
+        weights = bench_qgemm.some_weights(kind, outputs, inputs)
+        for rows in counts:
+            seconds = bench_qgemm.product_s(native, thread_pool(), weights, rows)
+            moved = weights[0].num_bytes + rows * (inputs + 4 * outputs)  # 8-bit activations in, float32 out
+            name = f"{kind[:2]} product, {rows} row{'s' if rows > 1 else ''}"
+            yield Kernel(name, 2.0 * rows * outputs * inputs, float(moved), seconds)
+
+
+def _attention() -> Iterator[Kernel]:
+    dtype = resolve_kv_cache_dtype("auto", torch.float32, native=True)
+    heads, dim, token_bytes = bench_attention.HEADS, bench_attention.DIM, bench_attention.shape(dtype).block_bytes
+    token_bytes //= bench_attention.BLOCK
+    works = {f"attention, prompt of {length}": ([length], length) for length in bench_attention.PREFILLS}
+    works |= {f"attention, decode {name}": (contexts, 1) for name, contexts in DECODES.items()}
+    calls = {name: bench_attention.native(dtype, *work) for name, work in works.items()}
+    for name, seconds in bench_attention.fastest_s(calls).items():
+        contexts, new = works[name]
+        pairs = sum(new * context - new * (new - 1) / 2 for context in contexts)
+        moved = sum(contexts) * token_bytes + 2 * 4 * len(contexts) * new * heads * dim  # float32 in and out
+        yield Kernel(name, 4.0 * heads * dim * pairs, float(moved), seconds)
+
+
+def _rows() -> Iterator[Kernel]:
+    rows, width = NORM
+    x, weight = torch.randn(rows, width), torch.randn(width)
+    seconds = bench_rms_norm.call_us(lambda: rms_norm(x, weight, bench_rms_norm.EPS)) / 1e6
+    yield Kernel(f"RMS norm, {rows} rows", 4.0 * x.numel(), 2.0 * x.nbytes, seconds)
+    logits = torch.randn(ARGMAX_ROWS, bench_argmax.VOCABULARY)
+    seconds = bench_argmax.call_us(lambda: argmax_rows(logits)) / 1e6
+    yield Kernel(f"argmax, {ARGMAX_ROWS} rows", float(logits.numel()), float(logits.nbytes), seconds)
 
 
 def read_kernels(text: str) -> tuple[Kernel, ...]:
@@ -124,7 +193,8 @@ def picture(device: Device, kernels: tuple[Kernel, ...], title: str) -> str:
         f'<text x="{LEFT}" y="24" font-weight="600">{escape(title)}</text>',
         *_axes(scales),
         *_roofs(device, scales),
-        *(line for kernel in kernels for line in _point(kernel, scales)),
+        *(line for number, kernel in enumerate(kernels, start=1) for line in _point(number, kernel, scales)),
+        *_legend(kernels),
         "</svg>",
     ]
     return "\n".join(lines) + "\n"
@@ -163,12 +233,14 @@ def _roofs(device: Device, scales: Scales) -> Iterator[str]:
         yield f'<polyline class="roof" style="stroke: {colour}" points="{path}"/>'
         yield f'<text {place} style="fill: {colour}">{peak.dtype} {_si(peak.flop_per_s)}</text>'
     highest = max(peak.flop_per_s for peak in device.peaks)
-    for name, rate in _slopes(device):
+    lowest = float(HEIGHT)
+    for name, rate in sorted(_slopes(device), key=lambda slope: slope[1]):
         top = min(INTENSITIES[1], highest / rate)
         ends = f'x1="{scales.x(INTENSITIES[0]):.1f}" y1="{scales.y(rate * INTENSITIES[0]):.1f}"'
         ends += f' x2="{scales.x(top):.1f}" y2="{scales.y(rate * top):.1f}"'
         yield f'<line {ends} style="stroke: var(--soft)" stroke-dasharray="4 4"/>'
-        x, y = scales.x(INTENSITIES[0] * 1.3), scales.y(rate * INTENSITIES[0] * 1.3) - 6
+        x, y = scales.x(INTENSITIES[0] * 1.3), scales.y(rate * INTENSITIES[0] * 1.3) - 12
+        lowest = y = min(y, lowest - 14)  # caches may be alike, their names must not lie on each other
         yield f'<text class="soft" x="{x:.1f}" y="{y:.1f}">{name} {rate / 1e9:.3g} GB/s</text>'
 
 
@@ -179,11 +251,22 @@ def _slopes(device: Device) -> Iterator[tuple[str, float]]:
             yield f"L{cache.level}, one thread,", cache.bandwidth_bytes_per_s
 
 
-def _point(kernel: Kernel, scales: Scales) -> Iterator[str]:
+def _point(number: int, kernel: Kernel, scales: Scales) -> Iterator[str]:
     intensity = min(max(kernel.intensity, INTENSITIES[0]), INTENSITIES[1])
     x, y = scales.x(intensity), scales.y(kernel.flop_per_s)
-    yield f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
-    yield f'<text x="{x + 8:.1f}" y="{y + 4:.1f}">{escape(kernel.name)}</text>'
+    yield f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="9"/>'
+    yield f'<text class="number" x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">{number}</text>'
+
+
+def _legend(kernels: tuple[Kernel, ...]) -> Iterator[str]:
+    """Yield the kernels' names and rates by number, in the corner below the roofs, where no kernel can lie."""
+    bottom = HEIGHT - BOTTOM - 10
+    for line, (number, kernel) in enumerate(reversed(list(enumerate(kernels, start=1)))):
+        y = bottom - 16 * line
+        name, rate = escape(kernel.name), _si(kernel.flop_per_s)
+        yield f'<text x="{LEGEND}" y="{y}" text-anchor="end" class="soft">{number}</text>'
+        yield f'<text x="{LEGEND + 8}" y="{y}">{name}</text>'
+        yield f'<text x="{WIDTH - RIGHT - 8}" y="{y}" text-anchor="end" class="soft">{rate}</text>'
 
 
 def _share(value: float, low: float, high: float) -> float:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,6 +11,7 @@ import pytest
 
 from steelyard.core.errors import InputError
 from steelyard.hardware.device import Cache, Device, DeviceKind, MemoryTier, PeakRate
+from steelyard.kernels.native import native_available
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "plot_roofline.py"
 SPEC = importlib.util.spec_from_file_location("plot_roofline", FILE)
@@ -38,6 +41,41 @@ def test_draws_every_roof_and_every_kernel():
     for circle in root.iter(f"{NAMESPACE}circle"):
         assert 0 < float(circle.get("cx")) < plot.WIDTH
         assert 0 < float(circle.get("cy")) < plot.HEIGHT
+
+
+def test_slopes_that_are_alike_have_names_apart():
+    caches = tuple(Cache(level=level, capacity_bytes=level, bandwidth_bytes_per_s=1e11) for level in (2, 3))
+    device = replace(DEVICE, caches=caches)
+    root = ElementTree.fromstring(plot.picture(device, KERNELS, ""))
+    places = sorted(float(text.get("y")) for text in root.iter(f"{NAMESPACE}text") if "GB/s" in (text.text or ""))
+    assert all(below - above >= 14 for above, below in pairwise(places))
+
+
+def test_measures_our_own_kernels(monkeypatch):
+    if not native_available():
+        pytest.skip("the extension is not built")
+    monkeypatch.setattr(plot, "PRODUCTS", (("q4_1", (64, 64), (1, 2)), ("q8_0", (64, 64), (1,))))
+    monkeypatch.setattr(plot, "DECODES", {"2 × 32": [32, 32]})
+    monkeypatch.setattr(plot, "NORM", (4, 64))
+    monkeypatch.setattr(plot, "ARGMAX_ROWS", 2)
+    monkeypatch.setattr(plot.bench_attention, "PREFILLS", (32,))
+    monkeypatch.setattr(plot.bench_attention, "ROUNDS", 1)
+    monkeypatch.setattr(plot.bench_qgemm, "COPIES_BYTES", 1 << 16)
+    monkeypatch.setattr(plot.bench_qgemm, "BUDGET_S", 0.0)
+    monkeypatch.setattr(plot.bench_qgemm, "best_s", lambda call: plot.bench_qgemm.elapsed_s(call, 1))
+    kernels = {kernel.name: kernel for kernel in plot.measured_kernels()}
+    assert list(kernels) == [
+        "q4 product, 1 row",
+        "q4 product, 2 rows",
+        "q8 product, 1 row",
+        "attention, prompt of 32",
+        "attention, decode 2 × 32",
+        "RMS norm, 4 rows",
+        "argmax, 2 rows",
+    ]
+    assert kernels["q4 product, 2 rows"].flop == 2 * 2 * 64 * 64
+    assert kernels["attention, prompt of 32"].flop == 4 * 9 * 64 * 32 * 33 / 2
+    assert all(kernel.seconds > 0 and kernel.intensity > 0 for kernel in kernels.values())
 
 
 def test_a_kernel_at_the_roof_lies_on_it():

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.cli.inputs import file_text, given_text
-from steelyard.cli.options import EngineOptions, OutputOptions, SamplingOptions, new_app, parse_bytes, takes_groups
+from steelyard.cli.options import EngineOptions, OutputOptions, SamplingOptions, new_app, takes_groups
 from steelyard.cli.tokenize import parse_ids
 from steelyard.core.errors import InputError, ParamsError, PromptError
+from steelyard.core.units import parse_bytes
 from steelyard.engine.build import LLMOptions
 
 
@@ -24,7 +25,6 @@ from steelyard.engine.build import LLMOptions
 )
 def test_sizes(text, num_bytes):
     assert parse_bytes("size", text) == num_bytes
-    assert parse_bytes("size", None) is None
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1e9", "5T", "MiB", "0.1", "١"])
@@ -36,10 +36,20 @@ def test_what_is_no_size(text):
 
 def test_engine_options_are_options_of_the_engine():
     options = EngineOptions(
-        max_model_len=64, kv_cache_memory="1M", kv_cache_dtype="int8", threads=2, prefix_caching=False
+        max_model_len=64,
+        kv_cache_memory="1M",
+        kv_cache_dtype="int8",
+        threads=2,
+        prefix_caching=False,
+        schedule_policy="vtc",
     ).keywords()
     assert LLMOptions.from_keywords(options) == LLMOptions(
-        max_model_len=64, kv_cache_memory_bytes=1 << 20, kv_cache_dtype="int8", threads=2, enable_prefix_caching=False
+        max_model_len=64,
+        kv_cache_memory_bytes=1 << 20,
+        kv_cache_dtype="int8",
+        threads=2,
+        enable_prefix_caching=False,
+        schedule_policy="vtc",
     )
 
 

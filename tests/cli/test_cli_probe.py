@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 
@@ -15,6 +17,7 @@ from measured_machine import measured_profile
 from steelyard.cli import probe as probe_command
 from steelyard.cli import profiles
 from steelyard.core.errors import StorageError
+from steelyard.cost.operators import OPERATORS
 from steelyard.cost.profile import read_profile
 from steelyard.hardware.probe.reading import Reading, Unit
 from steelyard.hardware.probe.run import Subject
@@ -98,16 +101,39 @@ def test_ctrl_c_while_the_file_is_tried_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_ctrl_c_while_measuring(start, tmp_path):
+MEASURING_FOREVER = """
+import sys, time
+from steelyard.cli import app, profiles
+from steelyard.hardware.probe.run import Subject
+
+def measure(scale):
+    print("measuring", flush=True)
+    while True:
+        time.sleep(0.01)
+    yield
+
+profiles.subjects = lambda directory: (Subject("forever", measure),)
+sys.exit(app.run(["probe", "--output", sys.argv[1]]))
+"""
+
+
+def test_ctrl_c_while_measuring(tmp_path):
     target = tmp_path / "out" / "machine.toml"
-    child = start("probe", "--output", str(target))
-    while not target.parent.exists():
-        assert child.poll() is None
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
+    command = [sys.executable, "-c", MEASURING_FOREVER, str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"measuring\n"
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate()
     assert child.returncode == 130, err.decode()
     assert b"Traceback" not in err
     assert os.listdir(target.parent) == []
+
+
+@pytest.mark.usefixtures("subjects")
+def test_a_probe_that_was_disturbed_says_so_wherever_it_is_used(stored_probe):
+    profiles.store_profile(replace(measured_profile(), busy=True), stored_probe)
+    assert read_profile(stored_probe).busy
+    assert profiles.known_machine().origin == "probe of 2026-01-31T12:00:00Z, taken while it was busy"
 
 
 @pytest.mark.usefixtures("subjects")
@@ -179,7 +205,11 @@ class TestWithModel:
         assert fields["explain"]["decode"]["measured"] == fields["decode_tokens_per_s"]
         assert fields["explain"]["predicted_from"] == "probe of 2026-01-31T12:00:00Z"
         shown = cli(*words, "--explain").err
-        for word in ("PREDICTED", "attention", "lm_head", "SHARE"):
+        for word in ("PREDICTED", "attention", "lm_head", "SHARE", "together", "prefill, one step", "mean of 2 steps"):
             assert word in shown
+        decode = fields["explain"]["operators"]["decode"]
+        assert [row["operator"] for row in decode] == list(OPERATORS)
+        assert sum(row["share"] for row in decode) == pytest.approx(1)
+        assert all(row["limit_s"] >= 0 and row["predicted_s"] >= 0 for row in decode)
         assert "explain" not in json.loads(cli(*words, "--json").out)
         assert "PREDICTED" not in cli(*words).err

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from steelyard.core.errors import InputError
 from steelyard.cost.calibration import Calibration, OperatorFit
-from steelyard.cost.operators import OPERATORS, elementwise_work, operator_costs, operator_rows, total_s
+from steelyard.cost.operators import OPERATORS, elementwise_work, operator_costs, operator_rows, summed, total_s
 from steelyard.cost.roofline import ModelShape, StepShape, attention_work, linear_work, lm_head_work, step_cost
-from steelyard.hardware.device import Device, DeviceKind, MemoryTier, PeakRate
+from steelyard.hardware.device import Cache, Device, DeviceKind, MemoryTier, PeakRate
 
 MODEL = ModelShape(
     num_layer_params=1000, hidden_size=8, vocab_size=50, num_heads=4, num_kv_heads=2, head_dim=3,
@@ -74,6 +74,33 @@ def test_packed_weights_lower_the_limit_of_a_decode():
     assert narrow["linear"].num_bytes == 562.5
     assert narrow["linear"].limit_s < wide["linear"].limit_s
     assert narrow["attention"] == wide["attention"]
+
+
+def test_the_output_projection_may_be_packed_in_another_way():
+    head = by_name(operator_costs(replace(MODEL, head_weight_bytes=1.0625), DECODE, DEVICE))["lm_head"]
+    assert head.num_bytes == 8 * 50 * 1.0625
+    with pytest.raises(InputError, match="not positive"):
+        replace(MODEL, head_weight_bytes=0.0)
+
+
+def test_what_the_last_cache_keeps_of_a_step_is_read_faster():
+    fit = OperatorFit(operator="linear", dtype="float32", memory_efficiency=0.5, cached_efficiency=2.0)
+    calibration = Calibration(path="native", fits=(fit,))
+    cache = Cache(level=3, capacity_bytes=1 << 20)
+    cold, warm = (
+        by_name(operator_costs(MODEL, DECODE, device, calibration))["linear"]
+        for device in (DEVICE, replace(DEVICE, caches=(cache,)))
+    )
+    assert cold.predicted_s == pytest.approx(4 * warm.predicted_s)
+    assert cold.limit_s == warm.limit_s
+
+
+def test_steps_add_up_operator_by_operator():
+    costs = operator_costs(MODEL, DECODE, DEVICE)
+    twice = summed([costs, costs])
+    assert [cost.name for cost in twice] == list(OPERATORS)
+    assert [cost.num_calls for cost in twice] == [2 * cost.num_calls for cost in costs]
+    assert total_s(twice) == pytest.approx([2 * seconds for seconds in total_s(costs)])
 
 
 def test_an_empty_step_costs_its_overhead():

@@ -20,6 +20,7 @@ from steelyard.core.request import FinishReason, RequestOutput
 from steelyard.engine.config import EngineConfig
 from steelyard.engine.engine import Engine, StepRecord
 from steelyard.engine.executor import ModelledExecutor, SyntheticTokens
+from steelyard.policies.admit.types import EngineLoad
 from steelyard.policies.schedule import SCHEDULE_POLICIES
 from steelyard.policies.schedule.types import Schedule
 from steelyard.sim.virtual import run_virtual
@@ -333,3 +334,24 @@ def test_unseeded_requests_draw_different_seeds_from_the_engines(make_engine: En
         second.outputs[0].token_ids,
     ]
     assert SamplingParams().seed is None
+
+
+def test_the_load_tells_what_runs_waits_and_was_promised(make_engine: EngineFactory) -> None:
+    async def main() -> None:
+        engine = make_engine(max_num_seqs=1)
+        assert engine.load() == EngineLoad(num_free_blocks=64, block_size=4)
+        engine.submit(make_request("a", (1, 2, 3, 4, 5), max_tokens=11))
+        engine.submit(make_request("b", (1,), max_tokens=None))
+        assert (engine.load().num_running, engine.load().num_waiting) == (0, 2)
+        assert engine.load().num_promised_blocks == 4 + 16, "16 tokens; and the whole context of 64"
+        await engine.step()
+        assert engine.load() == EngineLoad(
+            num_running=1, num_waiting=1, num_free_blocks=62, num_promised_blocks=18, block_size=4
+        )
+        engine.cancel("a")
+        engine.cancel("b")
+        await engine.step()
+        assert engine.load().num_promised_blocks == 0
+        await engine.close()
+
+    run_virtual(main())

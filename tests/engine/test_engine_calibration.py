@@ -39,7 +39,6 @@ def test_noise_cannot_make_an_operator_faster_than_its_own_time_allows():
 def test_finds_every_operator_of_every_known_format(monkeypatch):
     monkeypatch.setattr(module, "_LINEAR_SIZE", (128, 256))
     monkeypatch.setattr(module, "_DEPTHS", (1, 2))
-    monkeypatch.setattr(module, "_DECODE_TOKENS", 4)
     found = calibrate(DEVICE, budget_s=0.0)
     assert sorted((fit.operator, fit.dtype) for fit in found.fits) == sorted((name, "float32") for name in OPERATORS)
     assert (found.path, found.num_threads) == ("torch", torch.get_num_threads())

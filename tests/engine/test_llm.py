@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from steelyard import LLM, AsyncLLM, SamplingParams
 from steelyard.core.errors import MemoryBudgetError, ModelError, ParamsError, PromptError
 from steelyard.core.request import FinishReason, RequestOutput
+from steelyard.policies.schedule.vtc import VtcConfig, VtcPolicy
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=16)
 
@@ -206,6 +207,30 @@ def test_async_front_door_serves_at_once(directory: Path) -> None:
         assert [output.finished for output in outputs][-1]
         assert len(outputs[-1].outputs[0].token_ids) == 8
         assert math.isfinite(outputs[-1].times.ttft_s or math.nan)
+
+
+def test_tenants_given_at_the_front_door_share_by_the_token_counter(directory: Path) -> None:
+    async def main() -> VtcPolicy:
+        llm = AsyncLLM(str(directory), schedule_policy="vtc", max_num_seqs=1)
+        params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
+        ends: list[str] = []
+
+        async def one(number: int, tenant: str) -> None:
+            outputs = llm.generate([number, 7, 9], params, tenant=tenant)
+            ends.extend([tenant async for output in outputs if output.finished])
+
+        try:
+            await asyncio.gather(*(one(n, "a") for n in range(5)), *(one(n, "b") for n in range(5)))
+            assert ends == ["a", "b"] * 5, "b does not wait behind all of a, who came first"
+            policy = llm.start().policy
+            assert isinstance(policy, VtcPolicy)
+            return policy
+        finally:
+            await llm.close()
+
+    policy = asyncio.run(main())
+    policy.reconfigure(VtcConfig(shares={"a": 2.0}))
+    assert policy.config.shares == {"a": 2.0}
 
 
 def test_closing_twice_is_harmless_and_ends_the_threads(directory: Path) -> None:

@@ -57,7 +57,7 @@ def contents(outputs: list[RequestOutput]) -> list[object]:
     return [(output.request_id, output.outputs) for output in outputs]
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+@pytest.mark.parametrize("policy", OPTIONS)
 @pytest.mark.parametrize("changes", [{}, {"enable_prefix_caching": False}, {"max_num_batched_tokens": 7}])
 def test_overlapped_steps_give_the_same_tokens_on_the_virtual_clock(policy: str, changes: dict[str, int]) -> None:
     requests = workload(300)

@@ -20,7 +20,7 @@ from steelyard.policies.schedule import make_schedule_policy
 from steelyard.sim.virtual import run_virtual
 
 # Time is an input of the starvation bound, and the two worlds' clocks differ: nobody starves here.
-OPTIONS = {"fcfs": {}, "priority": {"starvation_s": 1e6}}
+OPTIONS = {"fcfs": {}, "priority": {"starvation_s": 1e6}, "vtc": {"shares": {"b": 2.0}}}
 CONFIG = EngineConfig(
     max_model_len=64, num_kv_blocks=64, block_size=4, max_num_seqs=24, max_num_batched_tokens=96, max_waiting=2000
 )
@@ -37,6 +37,7 @@ def workload(count: int) -> list[Request]:
             max_tokens=rng.randint(1, 28),
             n=rng.choice([1, 1, 1, 2]),
             priority=rng.randint(0, 3),
+            tenant=rng.choice("abc"),
         )
         for number in range(count)
     ]
@@ -94,7 +95,7 @@ def sampling(batch: Batch) -> list[SequenceWork]:
     return [work for work in batch.works if work.samples]
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+@pytest.mark.parametrize("policy", OPTIONS)
 def test_a_thousand_requests_meet_the_same_decisions_in_both_worlds(policy: str) -> None:
     requests = workload(1000)
     recorded = Recorded(TorchExecutor(tiny_runner(CONFIG.num_kv_blocks)))

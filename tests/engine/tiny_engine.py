@@ -41,9 +41,11 @@ def step_seconds(batch: Batch) -> float:
     return 0.010 + 0.001 * batch.num_tokens
 
 
-def make_request(name: str, prompt: tuple[int, ...], max_tokens: int = 8, **changes: object) -> Request:
+def make_request(name: str, prompt: tuple[int, ...], max_tokens: int | None = 8, **changes: object) -> Request:
     """Return a greedy request that ignores the end of sequence."""
-    fields = {key: changes.pop(key) for key in ("priority", "cache_salt", "deadline_s") if key in changes}
+    fields = {
+        key: changes.pop(key) for key in ("priority", "cache_salt", "deadline_s", "tenant", "output") if key in changes
+    }
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, **changes)  # type: ignore[arg-type]
     return Request(id=name, prompt_token_ids=prompt, params=params, **fields)  # type: ignore[arg-type]
 

@@ -29,7 +29,7 @@ num_usable_cores = 4
 name = "cpu"
 kind = "cpu"
 memory = [{ name = "memory", capacity_bytes = 1000, available_bytes = 600, latency_s = 1e-7 }]
-caches = [{ level = 1, capacity_bytes = 48, reported_bytes = 49, latency_s = 1e-9, bandwidth_bytes_per_s = 3e11 }]
+caches = [{ level = 1, capacity_bytes = 48, stated_bytes = 49, latency_s = 1e-9, bandwidth_bytes_per_s = 3e11 }]
 launch_latency_s = 2e-6
 barrier_latency_s = 3e-7
 
@@ -58,7 +58,7 @@ def _machine(**changes):
         name="cpu",
         kind=DeviceKind.CPU,
         memory=(MemoryTier(name="memory", capacity_bytes=1000, available_bytes=600, latency_s=1e-7),),
-        caches=(Cache(level=1, capacity_bytes=48, reported_bytes=49, latency_s=1e-9, bandwidth_bytes_per_s=3e11),),
+        caches=(Cache(level=1, capacity_bytes=48, stated_bytes=49, latency_s=1e-9, bandwidth_bytes_per_s=3e11),),
         launch_latency_s=2e-6,
         barrier_latency_s=3e-7,
     )
@@ -118,7 +118,7 @@ def test_what_is_not_known_is_said():
         (lambda: PeakRate(dtype="float32", flop_per_s=0), "flop_per_s"),
         (lambda: PeakRate(dtype="float32", flop_per_s=1, matmul_flop_per_s=-1), "matmul_flop_per_s"),
         (lambda: Cache(level=0, capacity_bytes=1), "level"),
-        (lambda: Cache(level=1, capacity_bytes=1, reported_bytes=0), "reported_bytes"),
+        (lambda: Cache(level=1, capacity_bytes=1, stated_bytes=0), "stated_bytes"),
         (lambda: Disk(name="d", capacity_bytes=1, write_latency_s=float("inf")), "write_latency_s"),
         (lambda: replace(_machine().devices[0], caches=_machine().devices[0].caches * 2), "cpu.caches"),
         (lambda: replace(_machine().devices[0], barrier_latency_s=0.0), "barrier_latency_s"),

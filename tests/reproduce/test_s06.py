@@ -12,7 +12,7 @@ CPU = Device(
     kind=DeviceKind.CPU,
     memory=(MemoryTier(name="memory", capacity_bytes=1 << 34, bandwidth_bytes_per_s=4e10, latency_s=1.25e-7),),
     peaks=(PeakRate(dtype="float32", flop_per_s=5e11, matmul_flop_per_s=2e11),),
-    caches=(Cache(level=1, capacity_bytes=48 << 10, reported_bytes=48 << 10, latency_s=1.2e-9),),
+    caches=(Cache(level=1, capacity_bytes=48 << 10, stated_bytes=48 << 10, latency_s=1.2e-9),),
     barrier_latency_s=2e-7,
 )
 MACHINE = Machine(name="m", cpu_model="c", num_logical_cores=2, num_usable_cores=2, devices=(CPU,))
@@ -25,7 +25,7 @@ def table(machine, readings=()):
 
 def test_the_cpu_is_taken_apart():
     ours = table(MACHINE)
-    assert ours["CPU, L1, dependent loads"] == "1.2 ns, not measured on one thread; 48.00 KiB found, 48.00 KiB reported"
+    assert ours["CPU, L1, dependent loads"] == "1.2 ns, not measured on one thread; 48.00 KiB stated"
     assert ours["CPU, memory"] == "125 ns, 40 GB/s on all threads"
     assert ours["CPU, float32"] == "500 Gflop/s; PyTorch's product 200 Gflop/s"
     assert ours["CPU, thread pool: empty job; barrier"] == "not measured; 200 ns"

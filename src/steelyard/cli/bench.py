@@ -10,12 +10,20 @@ import typer
 
 from steelyard.cli.bench_measure import Measurement, Spread, Workload, measure
 from steelyard.cli.bench_startup import measure_startup, median_startup
-from steelyard.cli.expectation import Compared, Expectation, comparison_fields, comparison_table, expectation
+from steelyard.cli.expectation import (
+    Compared,
+    comparison_fields,
+    comparison_table,
+    expectation,
+    operator_tables,
+    operator_text,
+)
 from steelyard.cli.loading import Loaded, loaded_model
 from steelyard.cli.options import EngineOptions, OutputOptions, examples, new_app, takes_groups
 from steelyard.cli.output import format_table, print_json, write_error_line, write_line
 from steelyard.core.clock import utc_timestamp
 from steelyard.core.units import format_bytes, format_seconds
+from steelyard.engine.step_profile import StepProfiler
 from steelyard.hardware.this_machine import cpu_model, num_usable_cores, peak_rss_bytes
 
 app = new_app(
@@ -145,30 +153,19 @@ def _workload(
 
 def _bench(kind: str, workload: Workload, engine: EngineOptions, output: OutputOptions, *, expected: bool) -> None:
     with loaded_model(engine, max_num_seqs=workload.concurrency) as loaded:
-        found = measure(loaded, workload, write_error_line)
-        told = _expectation(loaded, workload) if expected else None
-        rates = {} if told is None else _compared(told, found)
+        profiler = StepProfiler(loaded.llm.engine.parts.runner)
+        found = measure(loaded, workload, write_error_line, profiler)
+        told = expectation(loaded, workload) if expected else None
+        rates = {} if told is None else told.beside(found.prefill_tokens_per_s, found.decode_tokens_per_s)
+        tables = () if told is None else operator_tables(told, profiler.steps)
         if output.json:
-            fields = None if told is None else comparison_fields(told, rates)
+            fields = None if told is None else comparison_fields(told, rates, tables)
             print_json({**_heading(kind, workload), **_setup(loaded), **found.fields(), "expected": fields})
         else:
-            write_line(_report(kind, found, rates))
+            write_line("\n\n".join([_report(kind, found, rates), *map(operator_text, tables)]))
             if told is not None:
                 write_error_line(f"predicted from the {told.origin}; the limit is the roofline's")
             write_error_line(f"{loaded.name}, peak memory {format_bytes(peak_rss_bytes())}")
-
-
-def _expectation(loaded: Loaded, workload: Workload) -> Expectation:
-    return expectation(
-        loaded,
-        prompt_tokens=workload.prompt_tokens,
-        output_tokens=workload.output_tokens,
-        batch=min(workload.requests, workload.concurrency),
-    )
-
-
-def _compared(told: Expectation, found: Measurement) -> dict[str, Compared]:
-    return {"prefill": told.prefill(found.prefill_tokens_per_s), "decode": told.decode(found.decode_tokens_per_s)}
 
 
 def _heading(kind: str, workload: Workload) -> dict[str, Any]:
@@ -183,6 +180,7 @@ def _setup(loaded: Loaded) -> dict[str, Any]:
 def _engine_arguments(engine: EngineOptions) -> list[str]:
     """Return the options that say the same to another process."""
     arguments = ["--device", engine.device, "--dtype", engine.dtype, "--kv-cache-dtype", engine.kv_cache_dtype]
+    arguments += ["--schedule-policy", engine.schedule_policy]
     optional = (
         ("--model", engine.model),
         ("--max-model-len", engine.max_model_len),

@@ -20,6 +20,7 @@ from steelyard.cli.options import check_at_least
 from steelyard.core.errors import ParamsError
 from steelyard.core.params import SamplingParams
 from steelyard.core.request import RequestOutput
+from steelyard.engine.step_profile import StepProfiler
 
 _PERCENTS = (50, 90, 99)
 
@@ -110,13 +111,23 @@ class Measurement:
         return asdict(self)
 
 
-def measure(loaded: Loaded, workload: Workload, note: Callable[[str], None]) -> Measurement:
-    """Run the workload and return what was measured; ``note`` is told of each repeat."""
+def measure(loaded: Loaded, workload: Workload, note: Callable[[str], None], profiler: StepProfiler) -> Measurement:
+    """Run the workload and return what was measured.
+
+    Args:
+        loaded: the model.
+        workload: what to run.
+        note: told of each repeat.
+        profiler: of the model's runner; keeps the steps of the repeats that are measured.
+    """
     workload.check_context(loaded.max_model_len)
     params = SamplingParams(max_tokens=workload.output_tokens, temperature=0.0, ignore_eos=True, seed=0)
     kept: list[list[RequestOutput]] = []
     for index, prompts in enumerate(workload.prompts(loaded.vocab_size)):
-        outputs = loaded.llm.generate(prompts, params)
+        if index == workload.warmup:
+            profiler.restart()
+        with loaded.llm.observed(profiler):
+            outputs = loaded.llm.generate(prompts, params)
         result = repeat_result(outputs, workload)
         if index >= workload.warmup:
             kept.append(outputs)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, get_type_hints
@@ -17,11 +16,9 @@ import typer
 
 from steelyard.core.errors import ParamsError
 from steelyard.core.params import SamplingParams
-from steelyard.core.units import GIB, KIB, MIB
+from steelyard.core.units import parse_bytes
 
 DEFAULT_MAX_TOKENS = 256
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
-_SIZE_STEPS = {"": 1, "k": KIB, "m": MIB, "g": GIB}
 
 ModelOption = Annotated[
     str | None,
@@ -74,20 +71,25 @@ class EngineOptions:
         bool,
         typer.Option("--prefix-caching/--no-prefix-caching", help="Reuse the KV of equal prompt beginnings."),
     ] = True
+    schedule_policy: Annotated[
+        str, typer.Option(help="Who computes first: fcfs, priority, shortest_first, vtc (fair share) or static.")
+    ] = "fcfs"
     threads: Annotated[int | None, typer.Option("--threads", "-t", help="CPU threads.", show_default="all cores")] = (
         None
     )
 
     def keywords(self) -> dict[str, Any]:
         """Return the engine's own names and values (``LLMOptions``), the model left out."""
+        kv_cache = self.kv_cache_memory
         given = {
             "device": self.device,
             "dtype": self.dtype,
             "quantization": self.quantization,
             "max_model_len": self.max_model_len,
-            "kv_cache_memory_bytes": parse_bytes("kv_cache_memory", self.kv_cache_memory),
+            "kv_cache_memory_bytes": None if kv_cache is None else parse_bytes("kv_cache_memory", kv_cache),
             "kv_cache_dtype": self.kv_cache_dtype,
             "enable_prefix_caching": self.prefix_caching,
+            "schedule_policy": self.schedule_policy,
             "threads": self.threads,
         }
         return {name: value for name, value in given.items() if value is not None}
@@ -187,21 +189,6 @@ def new_app(help_text: str | None = None) -> typer.Typer:
 def examples(*lines: str) -> str:
     """Return the part of a help page that shows command lines as they are typed: a command's ``epilog``."""
     return "\b\n" + "\n".join(["Examples:", *(f"  {line}" for line in lines)])
-
-
-def parse_bytes(field: str, text: str | None) -> int | None:
-    """Return a size such as ``512MiB``, ``2G`` or ``1000000`` in bytes; units are binary; ``None`` stays ``None``.
-
-    Raises:
-        ParamsError: if it is no size, or zero.
-    """
-    if text is None:
-        return None
-    match = _SIZE.fullmatch(text.strip())
-    num_bytes = int(float(match[1]) * _SIZE_STEPS[match[2].lower()]) if match else 0
-    if num_bytes < 1:
-        raise ParamsError(f"{text!r} is no size", field=field, remedy="Give bytes, or a number with KiB, MiB or GiB")
-    return num_bytes
 
 
 def check_at_least(field: str, number: int, low: int) -> None:

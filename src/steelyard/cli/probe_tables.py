@@ -61,9 +61,9 @@ def format_fine_seconds(seconds: float) -> str:
 
 def _device_table(device: Device, machine: Machine) -> Table:
     of_cores = f", {machine.num_usable_cores} cores: {machine.cpu_model}" if device.name == "cpu" else ""
-    table = _table(device.name + of_cores, "PART", "CAPACITY", "REPORTED", "BANDWIDTH", "LATENCY", "RATE", "MATMUL")
+    table = _table(device.name + of_cores, "PART", "STATED", "MEASURED", "BANDWIDTH", "LATENCY", "RATE", "MATMUL")
     for cache in device.caches:
-        sizes = (format_bytes(cache.capacity_bytes), _bytes(cache.reported_bytes))
+        sizes = (_bytes(cache.stated_bytes), _bytes(cache.measured_bytes))
         rate, seconds = _rate(cache.bandwidth_bytes_per_s), _seconds(cache.latency_s)
         table.add_row(f"L{cache.level} cache", *sizes, rate, seconds)
     for tier in device.memory:

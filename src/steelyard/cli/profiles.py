@@ -10,14 +10,17 @@ from steelyard.cli.output import working, write_error_line
 from steelyard.core.clock import utc_timestamp
 from steelyard.core.environment import cache_directory
 from steelyard.core.errors import SteelyardError, StorageError
-from steelyard.cost.calibration import Calibration
+from steelyard.cost.calibration import Calibration, joined
 from steelyard.cost.profile import FILE_NAME, Profile, profile_text, read_profile
 from steelyard.engine.calibration import DTYPES, calibrate
+from steelyard.engine.native_calibration import calibrate_native
+from steelyard.engine.prediction import QUANTISED_ARITHMETIC
 from steelyard.hardware.device import Machine
 from steelyard.hardware.probe import latency
 from steelyard.hardware.probe.description import described
 from steelyard.hardware.probe.run import measure_all, scale, subjects
 from steelyard.hardware.this_machine import this_machine
+from steelyard.kernels.native import native_available
 from steelyard.reproduce.files import write_text_atomically
 
 OPERATORS_TITLE = "the engine's operators"
@@ -53,11 +56,12 @@ def measure_profile(directory: Path, *, quick: bool, note: Callable[[str], None]
         ResourceError: if not even the memory's size is known.
     """
     found = measure_all(subjects(directory), scale(quick=quick), lambda subject: note(subject.title))
-    machine = described(this_machine(), found.readings, directory, latency.reported_caches())
+    machine = described(this_machine(), found.readings, directory, latency.stated_caches())
     note(OPERATORS_TITLE)
     return Profile(
         measured_at=utc_timestamp(),
         quick=quick,
+        busy=found.busy,
         machine=machine,
         readings=found.readings,
         calibration=_calibration(machine, quick=quick),
@@ -82,7 +86,8 @@ def known_machine() -> KnownMachine:
     path = profile_path()
     stored = _stored(path)
     if stored is not None:
-        return KnownMachine(stored, f"{'quick ' if stored.quick else ''}probe of {stored.measured_at}")
+        disturbed = ", taken while it was busy" if stored.busy else ""
+        return KnownMachine(stored, f"{'quick ' if stored.quick else ''}probe of {stored.measured_at}{disturbed}")
     with working("Measuring this machine quickly"):
         profile = measure_profile(path.parent, quick=True)
     write_error_line("measured this machine quickly; 'steelyard probe' measures it well")
@@ -112,11 +117,15 @@ def _same(stored: Machine, here: Machine) -> bool:
 
 
 def _calibration(machine: Machine, *, quick: bool) -> Calibration | None:
-    """Return the engine's factors, in a hurry those of its usual format only; without a known bandwidth none."""
-    cpu = machine.devices[0]
+    """Return the engine's factors, in a hurry those of its usual path only; without a known bandwidth none."""
+    cpu, budget_s = machine.devices[0], _CALIBRATION_S[quick]
     if cpu.memory[0].bandwidth_bytes_per_s is None or not cpu.peaks:
         return None
-    return calibrate(cpu, DTYPES[:1] if quick else DTYPES, _CALIBRATION_S[quick])
+    has_native = native_available() and any(peak.dtype == QUANTISED_ARITHMETIC for peak in cpu.peaks)
+    if not has_native:
+        return calibrate(cpu, DTYPES[:1] if quick else DTYPES, budget_s)
+    native = calibrate_native(cpu, budget_s)
+    return native if quick else joined(native, calibrate(cpu, DTYPES, budget_s))
 
 
 def _limits(machine: Machine) -> tuple[str, ...]:

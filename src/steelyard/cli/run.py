@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from steelyard.cli.answers import answer_fields, decode_tokens_per_s, stream_answer, summary
+from steelyard.cli.bench_measure import Workload
 from steelyard.cli.expectation import (
     Compared,
     Expectation,
+    OperatorTable,
     comparison_fields,
     comparison_table,
     expectation,
-    operator_table,
+    operator_tables,
+    operator_text,
 )
 from steelyard.cli.inputs import given_text
 from steelyard.cli.loading import Loaded, loaded_model, sampling_params
@@ -21,6 +26,7 @@ from steelyard.cli.options import EngineOptions, OutputOptions, SamplingOptions,
 from steelyard.cli.output import print_json, write_error_line
 from steelyard.core.errors import ParamsError
 from steelyard.core.request import RequestOutput
+from steelyard.engine.step_profile import StepProfiler
 
 app = new_app()
 
@@ -66,37 +72,49 @@ def run(
     with loaded_model(engine, max_num_seqs=1) as loaded:
         token_ids = _prompt_token_ids(loaded, text, system, raw)
         params = sampling_params(loaded, sampling, len(token_ids))
-        answer = stream_answer(loaded, token_ids, params, quiet=output.json)
-        expected = _expected(loaded, answer) if explain else None
-        rates = _rates(expected, answer) if expected is not None else {}
+        profiler = StepProfiler(loaded.llm.engine.parts.runner)
+        with loaded.llm.observed(profiler) if explain else nullcontext():
+            answer = stream_answer(loaded, token_ids, params, quiet=output.json)
+        told = _explained(loaded, answer, profiler) if explain else None
         if output.json:
-            told = {"explain": comparison_fields(expected, rates)} if expected is not None else {}
-            print_json({**answer_fields(loaded, answer, params), **told})
+            print_json({**answer_fields(loaded, answer, params), **({} if told is None else {"explain": told.fields})})
         else:
             write_error_line(summary(answer))
-            if expected is not None:
-                write_error_line(_explanation(expected, rates))
+            if told is not None:
+                write_error_line(told.text)
 
 
-def _expected(loaded: Loaded, answer: RequestOutput) -> Expectation:
-    prompt_tokens = max(1, len(answer.prompt_token_ids) - answer.num_cached_tokens)
-    return expectation(loaded, prompt_tokens=prompt_tokens, output_tokens=max(1, len(answer.outputs[0].token_ids)))
+@dataclass(frozen=True, slots=True)
+class _Explained:
+    """How fast an answer should have been, and was."""
+
+    expected: Expectation
+    rates: dict[str, Compared]
+    tables: tuple[OperatorTable, ...]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """For JSON."""
+        return comparison_fields(self.expected, self.rates, self.tables)
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        origin = f"Predicted from the {self.expected.origin}; the limit is the roofline's."
+        return "\n\n".join(["", comparison_table(self.rates), origin, *map(operator_text, self.tables)])
 
 
-def _rates(expected: Expectation, answer: RequestOutput) -> dict[str, Compared]:
+def _explained(loaded: Loaded, answer: RequestOutput, profiler: StepProfiler) -> _Explained:
     start_s, first_s = answer.times.first_scheduled_s, answer.times.first_token_s
-    computed = len(answer.prompt_token_ids) - answer.num_cached_tokens
+    computed = max(1, len(answer.prompt_token_ids) - answer.num_cached_tokens)
     took_s = first_s - start_s if start_s is not None and first_s is not None else 0.0
-    prefill = computed / took_s if took_s > 0 else None
-    return {"prefill": expected.prefill(prefill), "decode": expected.decode(decode_tokens_per_s(answer))}
-
-
-def _explanation(expected: Expectation, rates: dict[str, Compared]) -> str:
-    lines = ["", comparison_table(rates), f"\nPredicted from the {expected.origin}; the limit is the roofline's."]
-    if expected.speed is not None:
-        lines += [f"\nOne decode step at {expected.speed.context} tokens of context:\n"]
-        lines += [operator_table(expected.speed.decode)]
-    return "\n".join(lines)
+    workload = Workload(
+        prompt_tokens=computed, output_tokens=max(1, len(answer.outputs[0].token_ids)), requests=1, concurrency=1,
+        seed=0, warmup=0, repeat=1,
+    )  # fmt: skip
+    expected = expectation(loaded, workload)
+    rates = expected.beside(computed / took_s if took_s > 0 else None, decode_tokens_per_s(answer))
+    return _Explained(expected, rates, operator_tables(expected, profiler.steps))
 
 
 def _prompt_token_ids(loaded: Loaded, text: str, system: str | None, raw: bool) -> tuple[int, ...]:

@@ -35,6 +35,11 @@ def wall_s() -> float:
     return time.perf_counter()
 
 
+def unix_s() -> float:
+    """Return the date in seconds since 1970, for stamping what others keep."""
+    return time.time()
+
+
 def utc_timestamp() -> str:
     """Return the date and time in UTC as ``YYYY-MM-DDTHH:MM:SSZ``, for stamping results."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

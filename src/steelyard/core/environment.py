@@ -7,6 +7,8 @@
     ``~/.cache`` if it is unset.
 ``STEELYARD_NATIVE``
     0 keeps the compiled kernels out of use; 1, the default, uses them where they are installed.
+``STEELYARD_…``
+    Any other is a setting of ``steelyard serve``, such as ``STEELYARD_PORT``.
 """
 
 from __future__ import annotations
@@ -21,6 +23,16 @@ CXX = "CXX"
 CACHE = "STEELYARD_CACHE"
 XDG_CACHE = "XDG_CACHE_HOME"
 NATIVE = "STEELYARD_NATIVE"
+_SERVER_PREFIX = "STEELYARD_"
+
+
+def server_variables() -> dict[str, str]:
+    """Return the server's settings in the environment, by their names in lower case without the prefix."""
+    return {
+        name.removeprefix(_SERVER_PREFIX).lower(): value
+        for name, value in os.environ.items()
+        if name.startswith(_SERVER_PREFIX) and name not in (CACHE, NATIVE)
+    }
 
 
 def compiler_words() -> list[str]:

@@ -13,6 +13,8 @@ that and nothing more. ``assert`` is for our own bugs and never appears here.
         ├── MemoryBudgetError                weights, KV cache or workspace do not fit
         ├── StorageError                     disk full, no permission
         ├── EngineBusyError                  the waiting queue is full
+        ├── NoReplicaError                   no replica is healthy
+        ├── ReplicaLostError                 a replica died while it worked on a request
         ├── DeadlineError                    the request's deadline passed
         └── EngineStoppedError               the engine was closed or its executor failed
 """
@@ -73,6 +75,14 @@ class StorageError(ResourceError):
 
 class EngineBusyError(ResourceError):
     """The waiting queue is full."""
+
+
+class NoReplicaError(ResourceError):
+    """No replica is healthy."""
+
+
+class ReplicaLostError(ResourceError):
+    """A replica died while it worked on a request."""
 
 
 class DeadlineError(ResourceError):

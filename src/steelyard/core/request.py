@@ -18,26 +18,6 @@ class FinishReason(Enum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One prompt to be completed ``params.n`` times.
-
-    Attributes:
-        id: unique within the engine.
-        prompt_token_ids: at least one token.
-        priority: lower is sooner, as in vLLM.
-        cache_salt: requests share cached prefixes only with requests of the same salt (one per tenant).
-        deadline_s: event-loop time after which the request is given up; ``None`` for never.
-    """
-
-    id: str
-    prompt_token_ids: tuple[int, ...]
-    params: SamplingParams
-    priority: int = 0
-    cache_salt: str = ""
-    deadline_s: float | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """One token's natural log-probability under the model, before temperature and filters, and its rank from 1."""
@@ -62,6 +42,31 @@ class SampledToken:
     logprob: TokenLogprob | None = None
     top_logprobs: tuple[TokenLogprob, ...] = ()
     completes: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt to be completed ``params.n`` times.
+
+    Attributes:
+        id: unique within the engine.
+        prompt_token_ids: at least one token.
+        priority: lower is sooner, as in vLLM.
+        cache_salt: requests share cached prefixes only with requests of the same salt (one per tenant).
+        deadline_s: event-loop time after which the request is given up; ``None`` for never.
+        tenant: who is charged for it where tenants share fairly (the ``vtc`` policy).
+        output: tokens of the answer that exist already, of a request begun elsewhere: the engine goes on behind them,
+            as if it had sampled them itself. Only with ``params.n`` 1.
+    """
+
+    id: str
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    priority: int = 0
+    cache_salt: str = ""
+    deadline_s: float | None = None
+    tenant: str = ""
+    output: tuple[SampledToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ class Sequence:
             sequence is prefilling (also after a preemption, when its own output is computed again).
         seed: seed of its private random stream.
         cache_salt: prefixes are shared only among equal salts.
+        tenant: who is charged for it.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class Sequence:
         "request_id",
         "seed",
         "status",
+        "tenant",
         "tokens",
     )
 
@@ -60,6 +62,7 @@ class Sequence:
         arrival_s: float,
         priority: int = 0,
         cache_salt: str = "",
+        tenant: str = "",
     ) -> None:
         self.id = id
         self.request_id = request_id
@@ -73,6 +76,7 @@ class Sequence:
         self.arrival_s = arrival_s
         self.priority = priority
         self.cache_salt = cache_salt
+        self.tenant = tenant
         self.status = SequenceStatus.WAITING
 
     @property

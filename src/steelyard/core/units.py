@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import re
+
+from steelyard.core.errors import ParamsError
+
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 
 _BYTE_STEPS = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmg]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_SIZE_STEPS = {"": 1, "k": KIB, "m": MIB, "g": GIB}
+
+
+def parse_bytes(field: str, text: str) -> int:
+    """Return a size such as ``512MiB``, ``2G`` or ``1000000`` in bytes; units are binary.
+
+    Raises:
+        ParamsError: if it is no size, or zero; it names ``field``.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    num_bytes = int(float(match[1]) * _SIZE_STEPS[match[2].lower()]) if match else 0
+    if num_bytes < 1:
+        raise ParamsError(f"{text!r} is no size", field=field, remedy="Give bytes, or a number with KiB, MiB or GiB")
+    return num_bytes
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -7,11 +7,11 @@ step. A measured step, given as seconds by operator, goes beside them with :func
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steelyard.core.errors import InputError
-from steelyard.cost.calibration import IDEAL, Calibration
+from steelyard.cost.calibration import IDEAL, Calibration, cached_share
 from steelyard.cost.roofline import (
     ModelShape,
     StepShape,
@@ -83,6 +83,9 @@ def operator_costs(
     """
     flop_per_s, bytes_per_s = device.flop_per_s(model.dtype), device.bandwidth_bytes_per_s
 
+    linear, attention, head = linear_work(step, model), attention_work(step, model), lm_head_work(step, model)
+    cached = cached_share(linear.num_bytes + attention.num_bytes + head.num_bytes, _largest_cache_bytes(device))
+
     def cost(name: str, work: Work, num_calls: int) -> OperatorCost:
         fit = calibration.fit(name, model.dtype)
         compute_s, memory_s = work.flop / flop_per_s, work.num_bytes / bytes_per_s
@@ -92,19 +95,22 @@ def operator_costs(
             flop=work.flop,
             num_bytes=work.num_bytes,
             limit_s=max(compute_s, memory_s),
-            predicted_s=num_calls * fit.overhead_s
-            + max(compute_s / fit.compute_efficiency, memory_s / fit.memory_efficiency),
+            predicted_s=fit.seconds(compute_s, memory_s, num_calls, cached),
         )
 
     layers, once = (model.num_layers, 1) if step.sequences else (0, 0)
     return (
-        cost(LINEAR, linear_work(step, model), LINEARS_PER_LAYER * layers),
-        cost(ATTENTION, attention_work(step, model), layers),
+        cost(LINEAR, linear, LINEARS_PER_LAYER * layers),
+        cost(ATTENTION, attention, layers),
         cost(ELEMENTWISE, elementwise_work(step, model), layers),
-        cost(LM_HEAD, lm_head_work(step, model), once),
+        cost(LM_HEAD, head, once),
         cost(SAMPLING, sampling_work(step, model), once),
         cost(STEP, Work(0.0, 0.0), 1),
     )
+
+
+def _largest_cache_bytes(device: Device) -> int:
+    return max((cache.capacity_bytes for cache in device.caches), default=0)
 
 
 def elementwise_work(step: StepShape, model: ModelShape) -> Work:
@@ -129,6 +135,21 @@ def sampling_work(step: StepShape, model: ModelShape) -> Work:
 def total_s(costs: tuple[OperatorCost, ...]) -> tuple[float, float]:
     """Return the seconds of the whole step: predicted, and by the roofline."""
     return sum(cost.predicted_s for cost in costs), sum(cost.limit_s for cost in costs)
+
+
+def summed(steps: Sequence[tuple[OperatorCost, ...]]) -> tuple[OperatorCost, ...]:
+    """Return what several steps cost together, operator by operator; at least one must be given."""
+    return tuple(
+        OperatorCost(
+            name=costs[0].name,
+            num_calls=sum(cost.num_calls for cost in costs),
+            flop=sum(cost.flop for cost in costs),
+            num_bytes=sum(cost.num_bytes for cost in costs),
+            limit_s=sum(cost.limit_s for cost in costs),
+            predicted_s=sum(cost.predicted_s for cost in costs),
+        )
+        for costs in zip(*steps, strict=True)
+    )
 
 
 def operator_rows(

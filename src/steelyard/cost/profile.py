@@ -29,6 +29,7 @@ class Profile:
     Attributes:
         measured_at: UTC, ``YYYY-MM-DDTHH:MM:SSZ``; ``None`` for a description that nobody measured.
         quick: whether less time was taken, with more noise.
+        busy: whether other programmes were found to disturb it.
         machine: the description that everything else reads.
         readings: all that was measured for it.
         calibration: of the engine's operators; ``None`` if they were not measured.
@@ -38,6 +39,7 @@ class Profile:
     machine: Machine
     measured_at: str | None = None
     quick: bool = False
+    busy: bool = False
     readings: tuple[Reading, ...] = ()
     calibration: Calibration | None = None
     notes: tuple[str, ...] = ()
@@ -45,7 +47,7 @@ class Profile:
 
 def profile_table(profile: Profile) -> dict[str, Any]:
     """Return the profile as a TOML table; what is unknown is left out."""
-    table: dict[str, Any] = {"quick": profile.quick, "notes": list(profile.notes)}
+    table: dict[str, Any] = {"quick": profile.quick, "busy": profile.busy, "notes": list(profile.notes)}
     if profile.measured_at is not None:
         table = {"measured_at": profile.measured_at, **table}
     table["machine"] = machine_table(profile.machine)
@@ -73,6 +75,7 @@ def profile_from_table(table: Mapping[str, Any]) -> Profile:
         machine=machine_from_table(table["machine"]),
         measured_at=table.get("measured_at"),
         quick=bool(table.get("quick", False)),
+        busy=bool(table.get("busy", False)),
         readings=tuple(_reading(entry) for entry in table.get("readings", ())),
         calibration=None if calibration is None else calibration_from_table(calibration),
         notes=tuple(table.get("notes", ())),

@@ -32,6 +32,7 @@ class ModelShape:
         head_dim: size of a head.
         windows: per layer, how many tokens it sees at most (the token itself included); ``None`` for all.
         weight_bytes: bytes per weight as read from memory; a fraction for packed formats (4.5 bits are 0.5625).
+        head_weight_bytes: the same of the output projection; ``None`` for as the layers'.
         kv_bytes: bytes per element of a key or value.
         dtype: number format of the arithmetic, which picks the device's rate.
         feed_forward_size: inner size of the feed-forward networks (of a mixture, of the experts that a token passes,
@@ -52,6 +53,7 @@ class ModelShape:
     kv_bytes: float = 4.0
     dtype: str = "float32"
     feed_forward_size: int | None = None
+    head_weight_bytes: float | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -60,6 +62,10 @@ class ModelShape:
         ):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise InputError(f"{getattr(self, name)} is not positive", field=name, remedy="Give a number above 0")
+        if self.head_weight_bytes is not None and not self.head_weight_bytes > 0:
+            raise InputError(
+                f"{self.head_weight_bytes} is not positive", field="head_weight_bytes", remedy="Give None if alike"
+            )
         if self.feed_forward_size is not None and self.feed_forward_size < 1:
             raise InputError(
                 f"{self.feed_forward_size} is not positive", field="feed_forward_size", remedy="Give None if unknown"
@@ -218,7 +224,8 @@ def attention_work(step: StepShape, model: ModelShape) -> Work:
 def lm_head_work(step: StepShape, model: ModelShape) -> Work:
     """Return the work of the output projection: one row per sequence, its weights read once per step."""
     num_params, rows = model.hidden_size * model.vocab_size, len(step.sequences)
-    return Work(2.0 * num_params * rows, num_params * model.weight_bytes if rows else 0.0)
+    weight_bytes = model.weight_bytes if model.head_weight_bytes is None else model.head_weight_bytes
+    return Work(2.0 * num_params * rows, num_params * weight_bytes if rows else 0.0)
 
 
 def visible_pairs(sequence: SequenceShape, window: int | None) -> int:

@@ -12,12 +12,16 @@ def check_request(request: Request, config: EngineConfig, vocab_size: int, *, ha
     """Raise if the engine cannot serve ``request``.
 
     Raises:
-        PromptError: if the prompt is empty, too long, or holds an id outside the vocabulary.
+        PromptError: if the prompt (with output that exists already) is empty, too long, or holds an id outside the
+            vocabulary.
         ParamsError: if ``max_tokens`` exceeds the context, a token id does not exist, or stop strings are asked of an
-            engine without a tokenizer.
+            engine without a tokenizer; or if there is output to continue and more than one completion.
     """
-    check_prompt(request.prompt_token_ids, config.max_model_len, vocab_size)
     params = request.params
+    output = tuple(token.token_id for token in request.output)
+    check_prompt(request.prompt_token_ids + output, config.max_model_len, vocab_size)
+    if output and params.n > 1:
+        raise ParamsError(f"{params.n} completions cannot share it", field="output", remedy="Continue them one by one")
     if params.max_tokens is not None and params.max_tokens > config.max_model_len:
         raise ParamsError(
             f"{params.max_tokens} is more than the context of {config.max_model_len} tokens",

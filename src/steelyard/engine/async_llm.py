@@ -80,6 +80,7 @@ class AsyncLLM:
         request_id: str | None = None,
         priority: int = 0,
         cache_salt: str = "",
+        tenant: str = "",
         timeout_s: float | None = None,
     ) -> AsyncIterator[RequestOutput]:
         """Yield the request's cumulative output whenever it grows, the finished one last.
@@ -92,13 +93,20 @@ class AsyncLLM:
             request_id: must be unique; ``None`` makes one.
             priority: lower is sooner (used by the ``priority`` policy).
             cache_salt: prefixes are shared only within one salt.
+            tenant: who is charged for it (used by the ``vtc`` policy).
             timeout_s: after this many seconds the output ends with the finish reason ``deadline``.
 
         Raises:
             InputError: if prompt or params cannot be served.
         """
         response = await self.submit(
-            prompt, params, request_id=request_id, priority=priority, cache_salt=cache_salt, timeout_s=timeout_s
+            prompt,
+            params,
+            request_id=request_id,
+            priority=priority,
+            cache_salt=cache_salt,
+            tenant=tenant,
+            timeout_s=timeout_s,
         )
         try:
             async for output in response.outputs():
@@ -115,6 +123,7 @@ class AsyncLLM:
         request_id: str | None = None,
         priority: int = 0,
         cache_salt: str = "",
+        tenant: str = "",
         timeout_s: float | None = None,
     ) -> Response:
         """Queue a request, waiting for room, and return its response; see :meth:`generate`."""
@@ -128,6 +137,7 @@ class AsyncLLM:
             params=chosen,
             priority=priority,
             cache_salt=cache_salt,
+            tenant=tenant,
             deadline_s=None if timeout_s is None else now_s() + timeout_s,
         )
         return engine.submit(request)

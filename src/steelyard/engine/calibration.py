@@ -3,61 +3,43 @@
 Each operator is timed alone: a call that is nearly nothing gives the overhead, one that reads much the share of the
 bandwidth, one that computes much the share of the rate. What no operator owns (the glue between them within a layer,
 and the step around the layers) is what small decoders of random weights take beyond their operators. Takes two or
-three seconds per number format. Left out: GPUs, quantised weights, mixtures of experts.
+three seconds per number format. Quantised weights are :mod:`steelyard.engine.native_calibration`'s. Left out: GPUs,
+mixtures of experts.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import nn
 
-from steelyard.core.batch import SequenceWork
-from steelyard.core.params import SamplingParams
-from steelyard.core.request import Request
-from steelyard.core.sequence import Sequence
 from steelyard.core.units import ceil_div
 from steelyard.cost import operators
 from steelyard.cost.calibration import Calibration, OperatorFit
 from steelyard.cost.roofline import ModelShape, StepShape, Work, attention_work
-from steelyard.engine.config import EngineConfig
-from steelyard.engine.engine import Engine
+from steelyard.engine.calibration_steps import HEAD_DIM, decode_step_s, sequence_work, small_llama
 from steelyard.engine.model_runner import ModelRunner
 from steelyard.engine.prediction import model_shape
 from steelyard.engine.sampling import Sampler
-from steelyard.engine.torch_executor import TorchExecutor
 from steelyard.hardware.device import Device
 from steelyard.hardware.probe.reading import best_of
 from steelyard.kernels.attention import AttentionSpec
 from steelyard.kernels.linear import PackedLinear, TiledLinear, can_pack
 from steelyard.memory.paged_kv import KVShape, PagedKVStore, PagedStepKV
 from steelyard.memory.step_plan import plan_step
-from steelyard.models.config import (
-    Activation,
-    AttentionConfig,
-    LayerConfig,
-    MlpConfig,
-    ModelConfig,
-    NormKind,
-    Residual,
-    RopeConfig,
-)
+from steelyard.models.config import ModelConfig
 from steelyard.models.decoder import Decoder
-from steelyard.policies.schedule import make_schedule_policy
 
 PATH = "torch"
 DTYPES = (torch.float32, torch.bfloat16)
-_HEADS, _HEAD_DIM, _BLOCK = 8, 64, 16
+_HEADS, _BLOCK = 8, 16
 _LINEAR_SIZE = (4096, 8192)  # larger than most caches in either format
 _TINY_LINEAR = (64, 64)
 _MANY_ROWS, _LONG_CONTEXT, _SHORT_CONTEXT = 256, 2048, 16
 _VOCABULARY, _TINY_VOCABULARY = 1 << 17, 1 << 10
 _DEPTHS = (2, 8)
-_DECODE_TOKENS = 24
 _LEAST_S = 1e-9  # keeps shares finite
 
 
@@ -156,14 +138,16 @@ def _pack_linears(module: nn.Module) -> nn.Module:
 
 
 def _attention_fit(device: Device, dtype: torch.dtype, budget_s: float) -> OperatorFit:
-    shape = KVShape(num_layers=1, num_kv_heads=_HEADS, head_dim=_HEAD_DIM, block_size=_BLOCK, dtype=dtype)
+    shape = KVShape(num_layers=1, num_kv_heads=_HEADS, head_dim=HEAD_DIM, block_size=_BLOCK, dtype=dtype)
     store = PagedKVStore(shape, ceil_div(_LONG_CONTEXT, _BLOCK), torch.device("cpu"))
-    spec = AttentionSpec(layer=0, num_heads=_HEADS, num_kv_heads=_HEADS, head_dim=_HEAD_DIM, scale=_HEAD_DIM**-0.5)
+    spec = AttentionSpec(layer=0, num_heads=_HEADS, num_kv_heads=_HEADS, head_dim=HEAD_DIM, scale=HEAD_DIM**-0.5)
     model = model_shape(_decoder_config(1), dtype)
 
     def timed(new: int, context: int) -> Timed:
-        kv = PagedStepKV(store, plan_step((_work(new, context),), _BLOCK, store.padding_block, store.device))
-        q, k, v = torch.randn(3, new, _HEADS, _HEAD_DIM).to(dtype)
+        kv = PagedStepKV(
+            store, plan_step((sequence_work(new, context, _BLOCK),), _BLOCK, store.padding_block, store.device)
+        )
+        q, k, v = torch.randn(3, new, _HEADS, HEAD_DIM).to(dtype)
         seconds = _best_s(lambda: kv.attend(spec, q, k, v), budget_s)
         return Timed(attention_work(StepShape.of((new, context)), model), seconds)
 
@@ -172,7 +156,7 @@ def _attention_fit(device: Device, dtype: torch.dtype, budget_s: float) -> Opera
 
 
 def _sampling_fit(device: Device, dtype: torch.dtype, budget_s: float) -> OperatorFit:
-    sampler, sequences = Sampler(), [_work(1, 1).sequence]
+    sampler, sequences = Sampler(), [sequence_work(1, 1, _BLOCK).sequence]
 
     def timed(vocab_size: int) -> Timed:
         logits = torch.randn(1, vocab_size)
@@ -201,50 +185,15 @@ def _decode_step_s(depth: int, dtype: torch.dtype) -> float:
         dtype=dtype,
     )  # fmt: skip
     runner = ModelRunner(decoder, PagedKVStore(shape, 8, torch.device("cpu")), Sampler())
-    return asyncio.run(_served_step_s(runner, config))
-
-
-async def _served_step_s(runner: ModelRunner, config: ModelConfig) -> float:
-    """Return the shortest time between two tokens of one request."""
-    sizes = EngineConfig(max_model_len=8 * _BLOCK, num_kv_blocks=8, block_size=_BLOCK, max_num_seqs=1)
-    seconds: list[float] = []
-    engine = Engine(
-        sizes, TorchExecutor(runner), make_schedule_policy("fcfs"), vocab_size=config.vocab_size,
-        observers=(lambda record: seconds.append(record.end_s),),
-    )  # fmt: skip
-    params = SamplingParams(temperature=0.0, max_tokens=_DECODE_TOKENS, ignore_eos=True)
-    request = Request(id="calibration", prompt_token_ids=(1, 2, 3), params=params)
-    loop = asyncio.create_task(engine.run())
-    await engine.submit(request).result()
-    await engine.close()
-    await loop
-    return min(late - early for early, late in pairwise(seconds))
+    return decode_step_s(runner, config.vocab_size)
 
 
 def _decoder_config(depth: int) -> ModelConfig:
     """Return a Llama of ``depth`` small layers; its attention is as wide as the one timed alone."""
-    attention = AttentionConfig(
-        num_heads=_HEADS, num_kv_heads=_HEADS, head_dim=_HEAD_DIM, scale=_HEAD_DIM**-0.5,
-        rope=RopeConfig(theta=10_000.0, dim=_HEAD_DIM),
+    return small_llama(
+        depth, hidden_size=64, feed_forward_size=64, num_heads=_HEADS, num_kv_heads=_HEADS,
+        vocab_size=_TINY_VOCABULARY,
     )  # fmt: skip
-    layer = LayerConfig(attention=attention, feed_forward=MlpConfig(size=64, activation=Activation.SILU))
-    return ModelConfig(
-        family="llama", vocab_size=_TINY_VOCABULARY, hidden_size=64, max_position_embeddings=_LONG_CONTEXT,
-        norm=NormKind.RMS, norm_eps=1e-5, residual=Residual.PRE, layers=(layer,) * depth,
-    )  # fmt: skip
-
-
-def _work(new: int, context: int) -> SequenceWork:
-    sequence = Sequence(
-        id=0,
-        request_id="calibration",
-        index=0,
-        prompt=(0,) * context,
-        params=SamplingParams(temperature=0.0),
-        seed=0,
-        arrival_s=0.0,
-    )
-    return SequenceWork(sequence, context - new, new, tuple(range(ceil_div(context, _BLOCK))))
 
 
 def _best_s(call: Callable[[], object], budget_s: float) -> float:

@@ -20,6 +20,7 @@ from steelyard.core.clock import now_s
 from steelyard.core.errors import EngineBusyError, EngineStoppedError, ParamsError, SteelyardError
 from steelyard.core.request import FinishReason, Request
 from steelyard.core.sequence import Sequence, SequenceStatus
+from steelyard.core.units import ceil_div
 from steelyard.engine.admission import check_request
 from steelyard.engine.completion import CompletionState, TextFactory
 from steelyard.engine.config import EngineConfig
@@ -28,7 +29,8 @@ from steelyard.engine.executor import Executor
 from steelyard.engine.response import Response
 from steelyard.engine.sequence_table import SequenceTable
 from steelyard.engine.view import EngineView, Observer, StepRecord
-from steelyard.memory.kv_manager import KVCacheConfig, KVManager
+from steelyard.memory.kv_manager import KVCacheConfig, KVManager, KVUsage
+from steelyard.policies.admit.types import EngineLoad
 from steelyard.policies.schedule.types import Grant, Schedule, ScheduleLimits, SchedulePolicy
 
 _SEED_BITS = 63
@@ -128,7 +130,7 @@ class Engine:
             raise ParamsError(f"{request.id!r} is in use", field="request_id", remedy="Choose a unique id")
         check_constraint(request.params, self._grammars)
         sequences = [self._sequence(request, index) for index in range(request.params.n)]
-        completions = tuple(CompletionState(s, self._eos, self.config.max_model_len, self._text) for s in sequences)
+        completions = tuple(self._completion(request, sequence) for sequence in sequences)
         response = Response(request, completions, now_s())
         self._responses[request.id] = response
         self._num_in_inbox += len(sequences)
@@ -143,14 +145,50 @@ class Engine:
         if response is not None:
             self._post(lambda: self._end(response, reason))
 
+    @property
+    def policy(self) -> SchedulePolicy:
+        """What decides each step; one that can be reconfigured may be, between steps."""
+        return self._policy
+
     def add_observer(self, observer: Observer) -> None:
         """Call ``observer`` after each step from now on."""
         self._observers.append(observer)
+
+    def remove_observer(self, observer: Observer) -> None:
+        """Call ``observer`` no more; it must have been added."""
+        self._observers.remove(observer)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests: it was closed, or died of an error of its own."""
+        return self._closed
 
     @property
     def num_waiting(self) -> int:
         """Sequences that wait, those still in the inbox included."""
         return self._num_in_inbox + len(self._table.waiting)
+
+    def load(self) -> EngineLoad:
+        """Return how busy the engine is, for admission policies; what is in the inbox counts as waiting."""
+        live = [c.sequence for r in self._responses.values() for c in r.completions if c.finish_reason is None]
+        num_held = sum(self._kv.num_held_blocks(sequence.id) for sequence in self._table.running)
+        return EngineLoad(
+            num_running=len(self._table.running),
+            num_waiting=self.num_waiting,
+            num_free_blocks=self._kv.num_free_blocks,
+            num_promised_blocks=sum(self._longest_blocks(sequence) for sequence in live) - num_held,
+            block_size=self.config.block_size,
+        )
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold a seat."""
+        return len(self._table.running)
+
+    @property
+    def kv_usage(self) -> KVUsage:
+        """How the KV cache is used now."""
+        return self._kv.usage()
 
     @property
     def has_room(self) -> bool:
@@ -194,10 +232,11 @@ class Engine:
                 output = await self._executor.execute(batch) if batch.works else StepOutput({})
             except Exception as error:
                 self._fail(batch, error)
+                output = StepOutput({})
             else:
                 self._advance(batch)
                 self._commit(batch, output)
-            self._observe(start_s, schedule, batch)
+            self._observe(start_s, schedule, batch, output)
 
     async def overlapped_step(self) -> None:
         """Receive and schedule one step while the one before executes; commit that one; let the new one execute.
@@ -222,7 +261,7 @@ class Engine:
         works = tuple(work for work in batch.works if work.sequence.status is SequenceStatus.RUNNING)
         batch = Batch(batch.step, works)
         if not works:
-            self._observe(start_s, schedule, batch)
+            self._observe(start_s, schedule, batch, StepOutput({}))
             return
         self._view.sampling = frozenset(work.sequence.id for work in works if work.samples)
         self._advance(batch)
@@ -239,12 +278,12 @@ class Engine:
         try:
             output = await flight.execution
         except Exception as caught:
-            error = caught
+            error, output = caught, StepOutput({})
             self._fail(flight.batch, caught)
         else:
             self._commit(flight.batch, output)
         self._view.sampling = frozenset()
-        self._observe(flight.start_s, flight.schedule, flight.batch)
+        self._observe(flight.start_s, flight.schedule, flight.batch, output)
         return error is None
 
     def _requeue(self, batch: Batch) -> None:
@@ -335,7 +374,26 @@ class Engine:
             arrival_s=now_s(),
             priority=request.priority,
             cache_salt=request.cache_salt,
+            tenant=request.tenant,
         )
+
+    def _longest_blocks(self, sequence: Sequence) -> int:
+        """Return the KV blocks of a sequence at its longest."""
+        longest = self.config.max_model_len
+        if sequence.params.max_tokens is not None:
+            longest = min(longest, sequence.num_prompt_tokens + sequence.params.max_tokens)
+        return ceil_div(longest, self.config.block_size)
+
+    def _completion(self, request: Request, sequence: Sequence) -> CompletionState:
+        """Return the completion of ``sequence``, with the output that exists already."""
+        completion = CompletionState(sequence, self._eos, self.config.max_model_len, self._text)
+        for token in request.output:
+            if completion.finish_reason is None:
+                completion.push(token)
+        if completion.finish_reason is not None:
+            problem = f"the answer ends within the {len(request.output)} tokens that exist already"
+            raise ParamsError(problem, field="output", remedy="Do not continue what has ended")
+        return completion
 
     def _admit(self, response: Response, sequences: list[Sequence]) -> None:
         self._num_in_inbox -= len(sequences)
@@ -382,7 +440,7 @@ class Engine:
     def _watch_deadline(self, response: Response, deadline_s: float) -> None:
         asyncio.get_running_loop().call_at(deadline_s, self._post, lambda: self._end(response, FinishReason.DEADLINE))
 
-    def _observe(self, start_s: float, schedule: Schedule, batch: Batch) -> None:
+    def _observe(self, start_s: float, schedule: Schedule, batch: Batch, output: StepOutput) -> None:
         if not self._observers:
             return
         record = StepRecord(
@@ -391,6 +449,7 @@ class Engine:
             end_s=now_s(),
             schedule=schedule,
             works=tuple((work.sequence.id, work.start, work.num_tokens) for work in batch.works),
+            sampled=tuple(output.sampled),
             num_running=len(self._table.running),
             num_waiting=len(self._table.waiting),
             num_free_blocks=self._kv.num_free_blocks,

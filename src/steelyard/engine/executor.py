@@ -71,12 +71,13 @@ class SyntheticTokens:
     def __call__(self, batch: Batch) -> StepOutput:
         """Return one token per work item that samples."""
         sampled = {
-            work.sequence.id: (SampledToken(self._token(work.sequence.seed, work.end)),)
+            work.sequence.id: (SampledToken(self.token(work.sequence.seed, work.end)),)
             for work in batch.works
             if work.samples
         }
         return StepOutput(sampled)
 
-    def _token(self, seed: int, position: int) -> int:
+    def token(self, seed: int, position: int) -> int:
+        """Return the token that a sequence of this seed samples when ``position`` tokens are known."""
         mixed = ((seed ^ position) * _MIX) & _MASK
         return self._allowed[(mixed >> 32) % len(self._allowed)]

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from types import TracebackType
@@ -17,6 +18,7 @@ from steelyard.core.errors import ParamsError
 from steelyard.core.params import SamplingParams
 from steelyard.core.request import RequestOutput
 from steelyard.engine.async_llm import AsyncLLM, Message, Prompt
+from steelyard.engine.engine import Engine
 from steelyard.engine.probe import TextScore
 from steelyard.engine.response import Response
 from steelyard.engine.torch_executor import InlineExecutor, TorchExecutor
@@ -135,6 +137,24 @@ class LLM:
     def logits(self, token_ids: Sequence[int]) -> Tensor:
         """Return ``[tokens, vocab_size]`` float32 logits: row i predicts token i + 1."""
         return self._wait(self._llm.logits(token_ids))
+
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Call ``observer`` after each step meanwhile, on the engine's thread."""
+
+        async def begin() -> Engine:
+            engine = self._llm.start()
+            engine.add_observer(observer)
+            return engine
+
+        async def end() -> None:
+            engine.remove_observer(observer)
+
+        engine = self._wait(begin())
+        try:
+            yield
+        finally:
+            self._wait(end())
 
     @property
     def default_params(self) -> SamplingParams:

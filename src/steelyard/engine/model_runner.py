@@ -9,18 +9,29 @@ import torch
 from torch import Tensor
 
 from steelyard.core.batch import Batch, SequenceWork, StepOutput
+from steelyard.core.clock import Stopwatch
 from steelyard.core.errors import SteelyardError
 from steelyard.core.request import SampledToken
 from steelyard.core.sequence import Sequence as TokenSequence
 from steelyard.core.units import round_up
+from steelyard.cost.operators import ATTENTION, ELEMENTWISE, LINEAR, LM_HEAD, SAMPLING
 from steelyard.engine.constraints import ConstraintFollower
 from steelyard.engine.logprobs import prompt_logprobs
 from steelyard.engine.sampling import Sampler
 from steelyard.memory.kv_store import KVStore
 from steelyard.memory.paged_kv import KVShape
 from steelyard.models.contract import LanguageModel
+from steelyard.models.fused import FusedDecoder
 
 _LOGITS_ROWS = 256
+# What a native step's kinds of operations are to the cost model; its norms, rotations and the like are elementwise.
+_OPERATORS = {
+    "QKV": LINEAR,
+    "attention output": LINEAR,
+    "MLP gate, up": LINEAR,
+    "MLP down": LINEAR,
+    "attention": ATTENTION,
+}
 
 
 class DecodeSteps(Protocol):
@@ -58,6 +69,7 @@ class ModelRunner:
     ) -> None:
         self._model, self._store, self._sampler, self._row_tile = model, store, sampler, row_tile
         self._decodes, self._constraints = decodes, constraints
+        self._seconds = {LM_HEAD: 0.0, SAMPLING: 0.0}
 
     @property
     def kv_shape(self) -> KVShape:
@@ -75,6 +87,18 @@ class ModelRunner:
         hidden = self._hidden(batch.works, self._store)
         sampled, failed = self._sample(batch.works, hidden)
         return StepOutput(sampled, self._prompt_logprobs(batch.works, hidden), failed)
+
+    def take_profile(self) -> dict[str, float]:
+        """Return seconds spent per operator of :mod:`steelyard.cost.operators` since the last call.
+
+        Operators within the layers are known of native steps only. On CUDA the seconds are those of starting the work.
+        """
+        taken, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
+        if isinstance(self._model, FusedDecoder):
+            taken |= {LINEAR: 0.0, ATTENTION: 0.0, ELEMENTWISE: 0.0}
+            for kind, seconds in self._model.take_profile().items():
+                taken[_OPERATORS.get(kind, ELEMENTWISE)] += seconds
+        return taken
 
     @torch.inference_mode()
     def hidden(self, sequence_work: Sequence[SequenceWork], store: KVStore) -> Tensor:
@@ -113,8 +137,12 @@ class ModelRunner:
             return {}, {}
         if len(last_rows) < len(hidden):
             hidden = hidden[torch.tensor(last_rows, device=hidden.device)]
-        logits = self._model.logits(hidden)
-        tokens, failed = self._choose(logits, sequences)
+        with Stopwatch() as head:
+            logits = self._model.logits(hidden)
+        with Stopwatch() as sampling:
+            tokens, failed = self._choose(logits, sequences)
+        self._seconds[LM_HEAD] += head.elapsed_s
+        self._seconds[SAMPLING] += sampling.elapsed_s
         return {s.id: (token,) for s, token in zip(sequences, tokens, strict=True) if s.id not in failed}, failed
 
     def _choose(

@@ -16,6 +16,8 @@ from steelyard.core.clock import Stopwatch
 from steelyard.core.params import SamplingParams
 from steelyard.core.sequence import Sequence
 from steelyard.core.units import ceil_div
+from steelyard.cost.calibration import IDEAL, Calibration
+from steelyard.cost.operators import operator_costs, total_s
 from steelyard.cost.roofline import (
     ModelShape,
     SequenceShape,
@@ -56,16 +58,29 @@ def model_shape(config: ModelConfig, dtype: torch.dtype) -> ModelShape:
     )
 
 
-def quantised_shape(config: ModelConfig, bytes_per_weight: float, kv_bytes: int) -> ModelShape:
+def quantised_shape(
+    config: ModelConfig, bytes_per_weight: float, kv_bytes: int, head_bytes_per_weight: float | None = None
+) -> ModelShape:
     """Return what decides the cost of a model whose weights stay quantised and meet 8-bit activations.
 
     Args:
         config: the model.
         bytes_per_weight: of the packed weights, scales included.
         kv_bytes: bytes per element of a key or value.
+        head_bytes_per_weight: of the output projection; ``None`` for as the others.
     """
-    shape = model_shape(config, torch.float32)
-    return replace(shape, weight_bytes=bytes_per_weight, kv_bytes=kv_bytes, dtype=QUANTISED_ARITHMETIC)
+    return replace(
+        model_shape(config, torch.float32),
+        weight_bytes=bytes_per_weight,
+        kv_bytes=kv_bytes,
+        dtype=QUANTISED_ARITHMETIC,
+        head_weight_bytes=head_bytes_per_weight,
+    )
+
+
+def num_layer_weights(config: ModelConfig) -> int:
+    """Return the matrix weights of all layers that a token passes."""
+    return model_shape(config, torch.float32).num_layer_params
 
 
 def num_weights(config: ModelConfig) -> int:
@@ -86,12 +101,22 @@ def predicted_step_cost(
         overhead_s: fixed time per step.
     """
     model = model_shape(config, dtype)
+    return lambda batch: step_cost(step_shape(batch), model, device, overhead_s=overhead_s).seconds
 
-    def seconds(batch: Batch) -> float:
-        shapes = tuple(SequenceShape(work.num_tokens, work.end) for work in batch.works)
-        return step_cost(StepShape(shapes), model, device, overhead_s=overhead_s).seconds
 
-    return seconds
+def operator_step_cost(model: ModelShape, device: Device, calibration: Calibration) -> StepCost:
+    """Return a function from a batch to the seconds that a calibration expects of its operators together."""
+    return lambda batch: total_s(operator_costs(model, step_shape(batch), device, calibration))[0]
+
+
+def limit_step_cost(model: ModelShape, device: Device) -> StepCost:
+    """Return a function from a batch to the least seconds that the roofline allows its operators together."""
+    return lambda batch: total_s(operator_costs(model, step_shape(batch), device, IDEAL))[1]
+
+
+def step_shape(batch: Batch) -> StepShape:
+    """Return what of a batch decides its cost."""
+    return StepShape(tuple(SequenceShape(work.num_tokens, work.end) for work in batch.works))
 
 
 def _active_params(config: ModelConfig, index: int) -> int:

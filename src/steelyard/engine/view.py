@@ -22,6 +22,7 @@ class StepRecord:
         end_s: event-loop time after the commit.
         schedule: what the policy decided.
         works: (sequence id, start, tokens) of every work item executed.
+        sampled: ids of the sequences that got a token, those included that were cancelled meanwhile.
         num_running: sequences running after the commit.
         num_waiting: sequences waiting after the commit.
         num_free_blocks: KV blocks free after the commit.
@@ -32,6 +33,7 @@ class StepRecord:
     end_s: float
     schedule: Schedule
     works: tuple[tuple[int, int, int], ...]
+    sampled: tuple[int, ...]
     num_running: int
     num_waiting: int
     num_free_blocks: int
@@ -47,6 +49,7 @@ class ForeseenSequence:
     num_computed_tokens: int
     priority: int
     arrival_s: float
+    tenant: str
 
 
 Observer = Callable[[StepRecord], None]
@@ -96,4 +99,5 @@ def _foreseen(sequence: Sequence) -> ForeseenSequence:
         sequence.num_computed_tokens,
         sequence.priority,
         sequence.arrival_s,
+        sequence.tenant,
     )

@@ -65,22 +65,25 @@ class Cache:
 
     Attributes:
         level: 1 is nearest.
-        capacity_bytes: of one core's share of it as far as that can be told, else of the whole.
-        reported_bytes: what the operating system says; ``None`` if it says nothing.
+        capacity_bytes: as the operating system states it; where it states nothing, as measured.
+        stated_bytes: what the operating system says; ``None`` if it says nothing.
+        measured_bytes: what the latencies of loads show, which is less where others use the cache too; ``None`` if they
+            show no such cache.
         latency_s: of one load that waits for the one before; ``None`` if not known.
         bandwidth_bytes_per_s: reading from it with one thread; ``None`` if not known.
     """
 
     level: int
     capacity_bytes: int
-    reported_bytes: int | None = None
+    stated_bytes: int | None = None
+    measured_bytes: int | None = None
     latency_s: float | None = None
     bandwidth_bytes_per_s: float | None = None
 
     def __post_init__(self) -> None:
         _positive("level", self.level)
         _positive("capacity_bytes", self.capacity_bytes)
-        _positive_or_none(self, "reported_bytes", "latency_s", "bandwidth_bytes_per_s")
+        _positive_or_none(self, "stated_bytes", "measured_bytes", "latency_s", "bandwidth_bytes_per_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

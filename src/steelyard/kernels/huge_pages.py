@@ -14,7 +14,9 @@ from torch import Tensor
 
 def zeroed_huge_pages(num_bytes: int) -> Tensor:
     """Return zeros, uint8 ``[num_bytes]``, at the beginning of a page; resident memory follows use."""
-    memory = mmap.mmap(-1, max(num_bytes, 1))
+    # Private: memory that processes share (mmap's default) has huge pages only where an administrator allowed them.
+    kind = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    memory = mmap.mmap(-1, max(num_bytes, 1), **kind)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)[:num_bytes]  # keeps the mapping alive

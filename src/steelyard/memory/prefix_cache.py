@@ -63,9 +63,21 @@ class DigestChains:
         assert num_blocks * size <= sequence.num_tokens, f"sequence {sequence.id} does not know {num_blocks} blocks yet"
         digest = chain[-1] if chain else _root_digest(sequence.cache_salt)
         for index in range(len(chain), num_blocks):
-            content = self._tokens.pack(*sequence.tokens[index * size : (index + 1) * size])
-            digest = blake2b(digest + content, digest_size=DIGEST_BYTES).digest()
+            digest = _chained(digest, self._tokens.pack(*sequence.tokens[index * size : (index + 1) * size]))
             chain.append(digest)
+
+
+def prompt_digests(tokens: Seq[int], salt: str, block_size: int, max_blocks: int) -> tuple[bytes, ...]:
+    """Return the digests that a prompt's leading full blocks have under ``salt``, at most ``max_blocks`` of them."""
+    digest, layout, digests = _root_digest(salt), Struct(f"<{block_size}I"), []
+    for index in range(min(max_blocks, len(tokens) // block_size)):
+        digest = _chained(digest, layout.pack(*tokens[index * block_size : (index + 1) * block_size]))
+        digests.append(digest)
+    return tuple(digests)
+
+
+def _chained(parent: bytes, content: bytes) -> bytes:
+    return blake2b(parent + content, digest_size=DIGEST_BYTES).digest()
 
 
 class PrefixCache:

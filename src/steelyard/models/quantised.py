@@ -192,18 +192,29 @@ def quantise_parameter(
     whole = quantization is Quantization.NONE or quantization in WEIGHT_ONLY
     if whole or leaf != "weight" or path.endswith(("router", "shared_gate", "positions")):
         return False
-    layer = module.get_submodule(path)
-    if not isinstance(layer, nn.Linear | nn.Embedding):
+    if not isinstance(module.get_submodule(path), nn.Linear | nn.Embedding):
         return False
     places = _interleaved_places(module, path, parameter.shape[0])
     packed = _pack(parameter, source, quantization, places, allocate)
     if packed is None:
         return False
-    fine = path == "lm_head"
-    made = QuantisedLinear(packed, places, fine=fine) if isinstance(layer, nn.Linear) else QuantisedEmbedding(packed)
+    put_packed(module, path, packed)
+    return True
+
+
+def put_packed(module: nn.Module, path: str, packed: PackedMatrix) -> None:
+    """Put a layer with the weight ``packed`` in the place of the decoder's linear layer or embedding at ``path``.
+
+    The rows of a gated network's first projection must alternate in panels, as :func:`quantise_parameter` packs them.
+    """
+    made: nn.Module
+    if isinstance(module.get_submodule(path), nn.Linear):
+        places = _interleaved_places(module, path, packed.num_rows)
+        made = QuantisedLinear(packed, places, fine=path == "lm_head")
+    else:
+        made = QuantisedEmbedding(packed)
     parent, _, name = path.rpartition(".")
     setattr(module.get_submodule(parent), name, made)
-    return True
 
 
 def _pack(

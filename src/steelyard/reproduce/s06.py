@@ -29,7 +29,7 @@ _NS = 1e9
 def reproduce(options: ReproduceOptions) -> Reproduction:
     """Run S06 and return its table."""
     found = measure_all(subjects(options.out_dir), scale(quick=options.quick))
-    machine = described(this_machine(), found.readings, options.out_dir, latency.reported_caches())
+    machine = described(this_machine(), found.readings, options.out_dir, latency.stated_caches())
     notes = f"; {'; '.join(found.notes)}" if found.notes else ""
     return stamped(
         system="S06",
@@ -48,12 +48,13 @@ def rows(machine: Machine, readings: tuple[Reading, ...]) -> tuple[ReproductionR
 
 def _cpu_rows(cpu: Device) -> Iterator[ReproductionRow]:
     for cache in cpu.caches:
-        reported = "unknown" if cache.reported_bytes is None else format_bytes(cache.reported_bytes)
+        sizes = ((cache.stated_bytes, "stated"), (cache.measured_bytes, "measured"))
+        told = ", ".join(f"{format_bytes(size)} {word}" for size, word in sizes if size is not None)
         yield _row(
             "cache: latency, throughput",
             f"CPU, L{cache.level}, dependent loads",
             f"{_latency(cache.latency_s)}, {_rate(cache.bandwidth_bytes_per_s)} on one thread; "
-            f"{format_bytes(cache.capacity_bytes)} found, {reported} reported",
+            f"{told or format_bytes(cache.capacity_bytes)}",
         )
     tier = cpu.memory[0]
     yield _row(

@@ -55,11 +55,9 @@ def test_every_number_in_its_place(tmp_path):
     cpu = found.devices[0]
     assert cpu.bandwidth_bytes_per_s == 19.0
     assert cpu.memory[0].latency_s == 1e-7
-    assert [(c.level, c.capacity_bytes, c.reported_bytes, c.latency_s) for c in cpu.caches] == [
-        (1, 32 * KIB, 48 * KIB, 1e-9),
-        (2, 2 * MIB, MIB, 4e-9),
-    ]
-    assert [cache.bandwidth_bytes_per_s for cache in cpu.caches] == [300.0, 100.0]
+    sizes = [(c.level, c.capacity_bytes, c.stated_bytes, c.measured_bytes, c.latency_s) for c in cpu.caches]
+    assert sizes == [(1, 48 * KIB, 48 * KIB, 32 * KIB, 1e-9), (2, MIB, MIB, 2 * MIB, 4e-9)]
+    assert [cache.bandwidth_bytes_per_s for cache in cpu.caches] == [300.0, 300.0], "of half their size or less"
     assert {peak.dtype: (peak.flop_per_s, peak.matmul_flop_per_s) for peak in cpu.peaks} == {
         "float32": (8.0, 6.0),
         "bfloat16": (7.0, 7.0),
@@ -73,16 +71,24 @@ def test_every_number_in_its_place(tmp_path):
 
 
 def test_without_readings_nothing_is_made_up():
-    assert described(machine(CPU, GPU), (), Path("/"), {1: 1}) == machine(CPU, GPU)
+    assert described(machine(CPU, GPU), (), Path("/"), {}) == machine(CPU, GPU)
 
 
-def test_steps_beyond_the_reported_levels_are_no_caches():
+def test_sizes_are_the_stated_ones_and_the_curve_adds_no_level():
     found, memory_s = caches(CURVE, {1: 48 * KIB})
     assert len(found) == 1
     assert memory_s == 4e-9, "the smallest size beyond four times the cache"
     assert caches(CURVE, {1: 4 * MIB})[1] == 1e-7
-    assert caches(CURVE, {1: 64 * MIB})[1] == 4e-9, "the curve does not reach so far: its second level"
-    assert len(caches(CURVE, {})[0]) == 2
+    assert caches(CURVE, {1: 64 * MIB})[1] == 1e-7, "the curve does not reach so far: its last level"
+    assert [(c.capacity_bytes, c.stated_bytes, c.measured_bytes) for c in caches(CURVE, {})[0]] == [
+        (32 * KIB, None, 32 * KIB),
+        (2 * MIB, None, 2 * MIB),
+    ]
+
+
+def test_a_stated_cache_that_the_curve_does_not_show_is_there_all_the_same():
+    found, _ = caches(CURVE, {1: 32 * KIB, 2: 2 * MIB, 3: 32 * MIB})
+    assert (found[2].capacity_bytes, found[2].measured_bytes, found[2].latency_s) == (32 * MIB, None, None)
 
 
 def test_a_gpu_is_described_beside_the_cpu():

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from steelyard.core.units import KIB, MIB
-from steelyard.hardware.probe.latency import Plateau, plateaus, reported_caches
+from steelyard.hardware.probe.latency import Plateau, plateaus, stated_caches
 from steelyard.hardware.probe.reading import sizes
 
 LEVELS = ((48 * KIB, 1.2e-9), (MIB, 3.5e-9), (32 * MIB, 1.4e-8), (1 << 40, 1.1e-7))
@@ -59,5 +59,5 @@ def test_reads_what_linux_reports(tmp_path):
         for name, value in zip(("type", "level", "size"), values, strict=True):
             (folder / name).write_text(value + "\n")
     (tmp_path / "index9").mkdir()
-    assert reported_caches(tmp_path) == {1: 48 * KIB, 2: MIB, 3: 32 * MIB}
-    assert reported_caches(tmp_path / "nowhere") == {}
+    assert stated_caches(tmp_path) == {1: 48 * KIB, 2: MIB, 3: 32 * MIB}
+    assert stated_caches(tmp_path / "nowhere") == {}

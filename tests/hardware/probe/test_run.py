@@ -1,5 +1,7 @@
 """All measurements together: what belongs to a full run, and that one failure does not end it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -35,6 +37,27 @@ def test_one_failure_is_a_note_and_what_came_before_is_kept():
         "b: disk: full. Make room.",
         "c: the other end left",
     ]
+
+
+@pytest.mark.parametrize(
+    ("spreads", "kept", "busy"), [((0.1,), 0.1, False), ((0.9, 0.2), 0.2, False), ((0.9, 0.5, 0.7), 0.5, True)]
+)
+def test_a_noisy_steady_subject_is_measured_again_and_the_quietest_is_kept(spreads, kept, busy):
+    left = list(spreads)
+
+    def noisy(effort):
+        yield replace(READING, spread=left.pop(0), num_threads=2)
+        yield replace(READING, spread=5.0, num_threads=1)
+
+    found = measure_all((Subject("rates", noisy, steady=True),), TINY)
+    assert not left
+    assert (found.readings[0].spread, found.busy) == (kept, busy)
+    assert any("50% slower" in note for note in found.notes) == busy
+
+
+def test_what_is_not_steady_may_be_noisy():
+    found = measure_all((Subject("a", lambda effort: iter([replace(READING, spread=9.0, num_threads=2)])),), TINY)
+    assert (len(found.readings), found.busy) == (1, False)
 
 
 def test_our_own_bugs_are_not_swallowed():

@@ -25,6 +25,7 @@ class Job:
     num_output: int
     priority: int = 0
     salt: str = ""
+    tenant: str = ""
 
     @property
     def num_tokens(self) -> int:
@@ -150,6 +151,7 @@ class FakeEngine:
                 arrival_s=self.now_s,
                 priority=job.priority,
                 cache_salt=job.salt,
+                tenant=job.tenant,
             )
             self.sequences[sequence.id] = sequence
             self.waiting.append(sequence)

@@ -16,6 +16,7 @@ class Seq:
     num_prompt_tokens: int = 1
     priority: int = 0
     arrival_s: float = 0.0
+    tenant: str = ""
 
 
 @dataclass

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
-
 import torch
 from torch import Tensor
+
+from steelyard.kernels.huge_pages import zeroed_huge_pages
 
 
 def huge_buffer(num_bytes: int, dtype: torch.dtype) -> Tensor:
@@ -13,7 +13,4 @@ def huge_buffer(num_bytes: int, dtype: torch.dtype) -> Tensor:
 
     The system is asked for large pages; where it has none, latencies of large sizes include address translation.
     """
-    memory = mmap.mmap(-1, num_bytes)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).zero_()
+    return zeroed_huge_pages(num_bytes).view(dtype).zero_()

@@ -16,19 +16,19 @@ _BEYOND_CACHES = 4
 _GPU_DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3fn", "int8")
 
 
-def described(machine: Machine, readings: tuple[Reading, ...], directory: Path, reported: dict[int, int]) -> Machine:
+def described(machine: Machine, readings: tuple[Reading, ...], directory: Path, stated: dict[int, int]) -> Machine:
     """Return ``machine`` with what was measured filled in; what was not stays as it is.
 
     Args:
         machine: from :func:`steelyard.hardware.this_machine.this_machine`.
         readings: from :func:`steelyard.hardware.probe.run.measure_all`.
         directory: where the disk was measured.
-        reported: capacities of caches by level, as the operating system says.
+        stated: capacities of caches by level, as the operating system says.
     """
     return replace(
         machine,
         devices=tuple(
-            _cpu(device, readings, reported) if device.kind is DeviceKind.CPU else _gpu(device, readings)
+            _cpu(device, readings, stated) if device.kind is DeviceKind.CPU else _gpu(device, readings)
             for device in machine.devices
         ),
         links=(*_process_links(readings), *_host_links(machine, readings)),
@@ -36,38 +36,47 @@ def described(machine: Machine, readings: tuple[Reading, ...], directory: Path, 
     )
 
 
-def caches(readings: tuple[Reading, ...], reported: dict[int, int]) -> tuple[tuple[Cache, ...], float | None]:
-    """Return the caches that the latency curve shows, and the latency of the memory behind them.
+def caches(readings: tuple[Reading, ...], stated: dict[int, int]) -> tuple[tuple[Cache, ...], float | None]:
+    """Return the caches, and the latency of the memory behind them.
 
-    The curve's levels count from the first. Beyond as many as the system reports, a step in the curve is address
-    translation or the far part of a shared cache, not a cache of its own.
+    Levels and sizes are the operating system's where it states them: steps in the latency curve are also made by
+    address translation, by the far part of a shared cache, and by what other programmes and other virtual machines
+    leave of it. Where nothing is stated, the curve's steps are all there is.
     """
     curve = [(reading.size_bytes or 0, reading.value) for reading in find(readings, latency.SUBJECT, "load")]
     levels = latency.plateaus(curve)
-    if not levels:
-        return (), None
-    count = min(len(levels) - 1, max(reported)) if reported else len(levels) - 1
-    found = tuple(
-        Cache(
-            level=number,
-            capacity_bytes=levels[number - 1].capacity_bytes,
-            reported_bytes=reported.get(number),
-            latency_s=levels[number - 1].latency_s,
-            bandwidth_bytes_per_s=_bandwidth_within(readings, levels[number - 1].capacity_bytes),
+    shown = {number: plateau.capacity_bytes for number, plateau in enumerate(levels[:-1], start=1)}
+    sizes = stated or shown
+    found, inner_bytes = [], 0
+    for level in sorted(sizes):
+        found.append(
+            Cache(
+                level=level,
+                capacity_bytes=sizes[level],
+                stated_bytes=stated.get(level),
+                measured_bytes=shown.get(level),
+                latency_s=_latency_between(curve, inner_bytes, sizes[level]),
+                bandwidth_bytes_per_s=_bandwidth_within(readings, sizes[level]),
+            )
         )
-        for number in range(1, count + 1)
-    )
-    return found, _memory_latency_s(curve, reported) or levels[count].latency_s
+        inner_bytes = sizes[level]
+    return tuple(found), _memory_latency_s(curve, stated) or (levels[-1].latency_s if levels else None)
 
 
-def _memory_latency_s(curve: list[tuple[int, float]], reported: dict[int, int]) -> float | None:
-    """Return the latency at the smallest size that no reported cache holds a good part of.
+def _latency_between(curve: list[tuple[int, float]], inner_bytes: int, capacity_bytes: int) -> float | None:
+    """Return a cache's latency: at the smallest size that the caches before it hold no more than half of."""
+    fitting = [(size, seconds) for size, seconds in curve if 2 * inner_bytes <= size <= capacity_bytes]
+    return min(fitting)[1] if fitting else None
+
+
+def _memory_latency_s(curve: list[tuple[int, float]], stated: dict[int, int]) -> float | None:
+    """Return the latency at the smallest size that no stated cache holds a good part of.
 
     Larger sizes add address translation; smaller ones may be pushed out of a cache by other programmes.
     """
-    if not reported:
+    if not stated:
         return None
-    beyond = _BEYOND_CACHES * max(reported.values())
+    beyond = _BEYOND_CACHES * max(stated.values())
     return next((seconds for size, seconds in sorted(curve) if size >= beyond), None)
 
 
@@ -79,8 +88,8 @@ def _bandwidth_within(readings: tuple[Reading, ...], capacity_bytes: int) -> flo
     return max(fitting, key=lambda r: r.size_bytes or 0).value if fitting else None
 
 
-def _cpu(device: Device, readings: tuple[Reading, ...], reported: dict[int, int]) -> Device:
-    found, memory_latency_s = caches(readings, reported)
+def _cpu(device: Device, readings: tuple[Reading, ...], stated: dict[int, int]) -> Device:
+    found, memory_latency_s = caches(readings, stated)
     tier = device.memory[0]
     rate = largest(find(readings, bandwidth.SUBJECT, "read"))
     return replace(

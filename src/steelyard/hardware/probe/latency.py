@@ -97,8 +97,8 @@ def plateaus(curve: Sequence[tuple[int, float]]) -> tuple[Plateau, ...]:
     return tuple(found)
 
 
-def reported_caches(root: Path = _SYSFS) -> dict[int, int]:
-    """Return the capacities that the operating system reports, bytes by level; empty where it reports none."""
+def stated_caches(root: Path = _SYSFS) -> dict[int, int]:
+    """Return the capacities that the operating system states, bytes by level; empty where it states none."""
     found = {}
     for index in sorted(root.glob("index*")):
         try:

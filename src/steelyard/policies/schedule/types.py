@@ -40,6 +40,10 @@ class SequenceView(Protocol):
     def arrival_s(self) -> float:
         """When it came, seconds."""
 
+    @property
+    def tenant(self) -> str:
+        """Who is charged for it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleLimits:

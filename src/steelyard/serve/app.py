@@ -1,0 +1,77 @@
+"""The ASGI application: :func:`create_app`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from steelyard import __version__
+from steelyard.serve.config import ServeConfig
+from steelyard.serve.envelope import Envelope
+from steelyard.serve.errors import install_error_answers
+from steelyard.serve.keys import KeyGate, KeyRing
+from steelyard.serve.limits import RequestLimits
+from steelyard.serve.routes.adapters import adapters_router
+from steelyard.serve.routes.chat import chat_router
+from steelyard.serve.routes.completions import completions_router
+from steelyard.serve.routes.health import health_router
+from steelyard.serve.routes.metrics import metrics_router
+from steelyard.serve.routes.models import models_router
+from steelyard.serve.routes.tokens import tokens_router
+from steelyard.serve.service import Service
+from steelyard.serve.tracing import TracedApp, Tracing
+
+
+def create_app(service: Service, config: ServeConfig) -> FastAPI:
+    """Return the application around ``service``, which its lifespan starts and closes.
+
+    Raises:
+        ParamsError: if a key is no good.
+        ResourceError: if traces are asked for and OpenTelemetry is not installed.
+    """
+    endpoint = config.observe.otlp_endpoint
+    tracing = None if endpoint is None else Tracing(endpoint)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        starting = asyncio.get_running_loop().create_task(service.start())  # /health answers meanwhile
+        yield
+        await service.close()
+        await starting
+        if tracing is not None:
+            tracing.close()
+
+    addresses = {"docs_url": "/docs", "openapi_url": "/openapi.json"} if config.listen.docs else {}
+    closed: dict[str, str | None] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    app = FastAPI(title="Steelyard", version=__version__, lifespan=lifespan, **{**closed, **addresses})  # type: ignore[arg-type]
+    for router in (
+        health_router(service),
+        metrics_router(service),
+        models_router(service),
+        chat_router(service),
+        completions_router(service),
+        tokens_router(service),
+        adapters_router(),
+    ):
+        app.include_router(router)
+    install_error_answers(app, retry_after_s=config.limits.retry_after_s)
+    _add_layers(app, service, config, tracing)
+    return app
+
+
+def _add_layers(app: FastAPI, service: Service, config: ServeConfig, tracing: Tracing | None) -> None:
+    """Put the layers around the routes; the last one added is the outermost."""
+    app.add_middleware(RequestLimits, limits=config.limits)
+    app.add_middleware(KeyGate, keys=KeyRing(config.access.api_keys))
+    if config.listen.allowed_origins:  # outside the gate: browsers ask for leave without a key
+        app.add_middleware(
+            CORSMiddleware, allow_origins=config.listen.allowed_origins, allow_methods=["*"], allow_headers=["*"]
+        )
+    if tracing is not None:
+        app.add_middleware(TracedApp, tracing=tracing)
+    app.add_middleware(Envelope, count=service.metrics.count_answer)

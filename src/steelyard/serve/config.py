@@ -1,0 +1,123 @@
+"""The server's configuration, fully resolved; :mod:`.settings` makes it from flags, environment and file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from steelyard.engine.build import LLMOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """One model to serve.
+
+    Attributes:
+        source: catalogue name, ``.gguf`` file, Hugging Face directory or hub id; ``None`` for the default model.
+        names: what clients call it; the first is the one that answers carry.
+    """
+
+    source: str | None
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenConfig:
+    """Where the server listens, and to whom.
+
+    Attributes:
+        host: address.
+        port: TCP port; 0 takes a free one.
+        uds: path of a Unix socket, in place of host and port.
+        allowed_origins: browser origins that may call (CORS); none by default.
+        timeout_keep_alive_s: an idle connection is closed after this long.
+        drain_timeout_s: on SIGTERM running requests may go on for this long.
+        docs: serve ``/docs`` and ``/openapi.json``.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    uds: str | None = None
+    allowed_origins: tuple[str, ...] = ()
+    timeout_keep_alive_s: float = 5.0
+    drain_timeout_s: float = 30.0
+    docs: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessConfig:
+    """Who may call.
+
+    Attributes:
+        api_keys: secrets, each as ``SECRET`` or ``NAME:SECRET``; without any, everybody may.
+        api_key_file: a file with one such key a line; ``#`` begins a comment.
+    """
+
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    api_key_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsConfig:
+    """What one client may cost.
+
+    Attributes:
+        max_body_bytes: size of a request's body.
+        max_header_bytes: size of a request's line and headers.
+        max_prompts: prompts in one completion request.
+        max_completions: prompts times ``n`` of one request.
+        max_connections: open connections; more are turned away.
+        stall_timeout_s: a client that reads nothing of its answer for this long is cut off.
+        header_timeout_s: a request's headers must be there this long after its first byte, or the connection's start.
+        body_timeout_s: and its body this long after the headers.
+        request_timeout_s: a request ends after this long, whatever it asks for; ``None`` for no such limit.
+        retry_after_s: what a client is told to wait when the queue is full.
+    """
+
+    max_body_bytes: int = 8 << 20
+    max_header_bytes: int = 32 << 10
+    max_prompts: int = 256
+    max_completions: int = 512
+    max_connections: int = 4096
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    stall_timeout_s: float = 60.0
+    request_timeout_s: float | None = None
+    retry_after_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObserveConfig:
+    """What the server tells of itself.
+
+    Attributes:
+        log_level: debug, info, warning or error.
+        log_format: text or json.
+        metrics_prefix: what metric names begin with.
+        otlp_endpoint: where OpenTelemetry traces go; ``None`` for nowhere.
+        ping_interval_s: a stream that is silent for this long gets a comment, so that proxies keep it.
+    """
+
+    log_level: str = "info"
+    log_format: str = "text"
+    metrics_prefix: str = "vllm:"
+    otlp_endpoint: str | None = None
+    ping_interval_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """Everything that the server is told.
+
+    Attributes:
+        models: at least one; the first is loaded at the start, the others when they are asked for.
+        model_memory_bytes: what weights and KV caches of all loaded models may take; ``None`` for no limit.
+        engine: how each model is loaded.
+    """
+
+    models: tuple[ModelSpec, ...]
+    model_memory_bytes: int | None = None
+    listen: ListenConfig = field(default_factory=ListenConfig)
+    access: AccessConfig = field(default_factory=AccessConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    observe: ObserveConfig = field(default_factory=ObserveConfig)
+    engine: LLMOptions = field(default_factory=LLMOptions)

@@ -1,0 +1,115 @@
+"""One HTTP exchange that generates text, whatever its dialect: :class:`Exchange`.
+
+Lease the model, prepare the prompts, submit them, and send events or one answer. All of it is one task, which ends
+when the client goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any, Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from steelyard.engine.async_llm import AsyncLLM
+from steelyard.serve.errors import api_error
+from steelyard.serve.generation import Generation, GenerationRequest
+from steelyard.serve.service import Service
+from steelyard.serve.sse import DONE, ServerEvent, event_stream, to_json
+
+
+class Dialect(Protocol):
+    """How a generation is told."""
+
+    def answer(self, generation: Generation) -> Mapping[str, Any]:
+        """Return the whole answer of a generation that has ended."""
+        ...
+
+    def events(self, generation: Generation) -> AsyncIterator[ServerEvent]:
+        """Yield what is streamed, as it comes."""
+        ...
+
+
+class Preparation(Protocol):
+    """Makes a request of ours from a client's, once the model is there."""
+
+    async def __call__(self, llm: AsyncLLM) -> GenerationRequest:
+        """Tokenize and check."""
+        ...
+
+
+class Exchange(Response):
+    """An answer that is generated while it is sent.
+
+    Args:
+        service: has the models.
+        model: the name that the client gave.
+        prepare: called with the model.
+        dialect: tells what comes of it.
+        stream: send events.
+    """
+
+    def __init__(
+        self, service: Service, *, model: str | None, prepare: Preparation, dialect: Dialect, stream: bool
+    ) -> None:
+        self.background = None
+        self.status_code = 200
+        self._service, self._model, self._prepare = service, model, prepare
+        self._dialect, self._stream = dialect, stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Generate and send.
+
+        Raises:
+            Exception: what happened before the first byte was sent; later errors are sent as an event.
+        """
+        await while_connected(receive, self._run(scope, send))
+
+    async def _run(self, scope: Scope, send: Send) -> None:
+        service = self._service
+        async with service.model(self._model) as llm:
+            request = await self._prepare(llm)
+            name = service.pool.answer_name(self._model)
+            async with service.generate(llm, request, name) as generation:
+                if self._stream:
+                    await self._send_events(generation, send)
+                else:
+                    await self._send_answer(generation, send)
+
+    async def _send_answer(self, generation: Generation, send: Send) -> None:
+        await generation.result()
+        body = to_json(self._dialect.answer(generation)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _send_events(self, generation: Generation, send: Send) -> None:
+        async with event_stream(send, ping_interval_s=self._service.config.observe.ping_interval_s) as writer:
+            try:
+                async for event in self._dialect.events(generation):
+                    await writer.write(event)
+            except Exception as error:  # the status has gone out; the client is told in an event
+                await writer.write(ServerEvent(api_error(error).body))
+                await writer.write(DONE)
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work``, but cancel it as soon as the client has gone away. The request's body must have been read."""
+    loop = asyncio.get_running_loop()
+    working, gone = loop.create_task(work), loop.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        if not working.done():
+            working.cancel()
+        await asyncio.wait({working})
+    if not working.cancelled():
+        working.result()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,119 @@
+"""Who calls: API keys, checked in constant time, and the :class:`Principal` that each of them stands for."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from steelyard.core.errors import ParamsError
+from steelyard.serve.errors import ApiError
+
+OPEN_PATHS = frozenset({"/health", "/ping"})
+PRINCIPAL = "principal"  # where a request's scope holds its caller
+MIN_SECRET_CHARS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A caller.
+
+    Attributes:
+        name: for logs, metrics and limits; never the secret.
+        cache_salt: prefixes are shared only between requests of one salt, so that no caller can tell from the time an
+            answer takes what another has asked.
+        weight: its share against others, where they are fairly shared.
+    """
+
+    name: str
+    cache_salt: str
+    weight: float = 1.0
+
+
+ANONYMOUS = Principal(name="anonymous", cache_salt="")
+
+
+class KeyRing:
+    """The keys that are good.
+
+    Args:
+        keys: each ``SECRET`` or ``NAME:SECRET``; names default to ``key-1``, ``key-2``, …
+
+    Raises:
+        ParamsError: if a secret is too short, or a name or secret comes twice; it never shows the secret.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._digests: list[tuple[bytes, Principal]] = []
+        for number, key in enumerate(keys, 1):
+            name, _, secret = key.rpartition(":")
+            self._add(name or f"key-{number}", secret)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody may call."""
+        return not self._digests
+
+    def find(self, secret: str) -> Principal | None:
+        """Return the caller with this secret; the time taken depends on the number of keys alone."""
+        given, found = _digest(secret), None
+        for digest, principal in self._digests:
+            if hmac.compare_digest(digest, given):
+                found = principal
+        return found
+
+    def _add(self, name: str, secret: str) -> None:
+        if len(secret) < MIN_SECRET_CHARS:
+            remedy = f"Give at least {MIN_SECRET_CHARS} characters, or NAME:SECRET"
+            raise ParamsError(f"the key {name!r} is too short", field="api_key", remedy=remedy)
+        digest = _digest(secret)
+        if any(known.name == name or digest == other for other, known in self._digests):
+            raise ParamsError(f"the key {name!r} is there twice", field="api_key", remedy="Remove one of them")
+        self._digests.append((digest, Principal(name=name, cache_salt=f"key:{name}")))
+
+
+def _digest(secret: str) -> bytes:
+    return sha256(secret.encode("utf-8", errors="surrogateescape")).digest()
+
+
+class KeyGate:
+    """Lets nobody without a key past, whatever the path, known or not; ``/health`` and ``/ping`` are open.
+
+    Args:
+        app: what lies behind.
+        keys: the good ones.
+    """
+
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+        self._app, self._keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with its principal, or refuse it with 401."""
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in OPEN_PATHS):
+            await self._app(scope, receive, send)
+            return
+        principal = ANONYMOUS if self._keys.is_open else self._keys.find(given_secret(Headers(scope=scope)))
+        if principal is None:
+            await _unauthorised().response()(scope, receive, send)
+            return
+        scope.setdefault("state", {})[PRINCIPAL] = principal
+        await self._app(scope, receive, send)
+
+
+def given_secret(headers: Headers) -> str:
+    """Return the secret in ``Authorization: Bearer`` or ``X-API-Key``, or an empty string."""
+    kind, _, secret = headers.get("authorization", "").partition(" ")
+    return secret.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+
+
+def _unauthorised() -> ApiError:
+    return ApiError(
+        401,
+        "no valid API key was given. Send it as: Authorization: Bearer KEY",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )

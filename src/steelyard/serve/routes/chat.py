@@ -1,0 +1,43 @@
+"""``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from steelyard.engine.async_llm import AsyncLLM
+from steelyard.serve.exchange import Exchange
+from steelyard.serve.generation import GenerationRequest
+from steelyard.serve.identity import new_id, unix_seconds
+from steelyard.serve.prompts import chat_prompt
+from steelyard.serve.protocol.chat import ChatDialect, ChatRequest
+from steelyard.serve.routes.body import described, principal_of, read_body
+from steelyard.serve.routes.unsupported import refuse_unsupported
+from steelyard.serve.service import Service
+
+
+def chat_router(service: Service) -> APIRouter:
+    """Return the route of chats."""
+    router = APIRouter(tags=["chat"])
+
+    @router.post("/v1/chat/completions", openapi_extra=described(ChatRequest))
+    async def chat(request: Request) -> Exchange:
+        """Answer a conversation, whole or as a stream."""
+        body = await read_body(request, ChatRequest)
+        body.check()
+        refuse_unsupported(body)
+        principal = principal_of(request)
+        dialect = ChatDialect(request=body, id=new_id("chatcmpl"), created=unix_seconds())
+
+        async def prepare(llm: AsyncLLM) -> GenerationRequest:
+            prompt = await chat_prompt(
+                llm,
+                body.template_messages(),
+                add_generation_prompt=body.add_generation_prompt is not False,
+                continue_final_message=bool(body.continue_final_message),
+                arguments=body.template_arguments(),
+            )
+            return body.generation(dialect.id, (prompt,), body.params(llm.default_params), principal)
+
+        return Exchange(service, model=body.model, prepare=prepare, dialect=dialect, stream=bool(body.stream))
+
+    return router

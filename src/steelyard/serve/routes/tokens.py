@@ -1,0 +1,43 @@
+"""``POST /tokenize`` and ``POST /detokenize``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from steelyard.serve.prompts import chat_prompt, text_of, text_prompt
+from steelyard.serve.protocol.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
+from steelyard.serve.routes.body import described, read_body
+from steelyard.serve.service import Service
+
+
+def tokens_router(service: Service) -> APIRouter:
+    """Return the routes between text and token ids."""
+    router = APIRouter(tags=["tokens"])
+
+    @router.post("/tokenize", openapi_extra=described(TokenizeRequest))
+    async def tokenize(request: Request) -> TokenizeAnswer:
+        """Return the token ids of a prompt or a chat."""
+        body = await read_body(request, TokenizeRequest)
+        body.check()
+        async with service.model(body.model) as llm:
+            if body.messages is not None:
+                arguments = body.chat_template_kwargs
+                generate = body.add_generation_prompt
+                ids = await chat_prompt(llm, body.messages, add_generation_prompt=generate, arguments=arguments)
+            else:
+                ids = await text_prompt(llm, body.prompt or "", add_special_tokens=body.add_special_tokens)
+            return {
+                "tokens": list(ids),
+                "count": len(ids),
+                "max_model_len": llm.parts.engine_config.max_model_len,
+                "token_strs": [llm.tokenizer.token_text(one) for one in ids] if body.return_token_strs else None,
+            }
+
+    @router.post("/detokenize", openapi_extra=described(DetokenizeRequest))
+    async def detokenize(request: Request) -> DetokenizeAnswer:
+        """Return the text of token ids."""
+        body = await read_body(request, DetokenizeRequest)
+        async with service.model(body.model) as llm:
+            return {"prompt": await text_of(llm, body.tokens)}
+
+    return router

@@ -1,0 +1,59 @@
+"""Models from disk: :class:`DiskModels` loads them on a thread and gives their memory back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from contextlib import closing
+from dataclasses import asdict
+
+from steelyard.engine.async_llm import AsyncLLM
+from steelyard.engine.build import LLMOptions, choose_quantization, resolve_device, resolve_dtype
+from steelyard.hardware.this_machine import release_freed_memory
+from steelyard.models.catalogue import default_model
+from steelyard.models.quantised import held_bytes
+from steelyard.models.resolve import open_weights, resolve_model
+from steelyard.serve.config import ModelSpec
+
+
+class DiskModels:
+    """Loads models as ``options`` say.
+
+    Args:
+        options: the same for every model.
+    """
+
+    def __init__(self, options: LLMOptions) -> None:
+        self._options = options
+
+    async def need_bytes(self, spec: ModelSpec) -> int:
+        """Return the weights and, where its size was given, the KV cache."""
+        return await asyncio.to_thread(self._need_bytes, spec)
+
+    async def load(self, spec: ModelSpec) -> AsyncLLM:
+        """Load the model on a thread."""
+        return await asyncio.to_thread(AsyncLLM, spec.source, **asdict(self._options))
+
+    async def held_bytes(self, llm: AsyncLLM) -> int:
+        """Return the bytes of weights and KV cache."""
+        parts = llm.parts
+        kv_bytes = parts.runner.kv_shape.block_bytes * parts.engine_config.num_kv_blocks
+        return kv_bytes + parts.model.weight_bytes
+
+    async def put_away(self, llm: AsyncLLM) -> None:
+        """Close the engine; its memory is free once the caller has dropped it too."""
+        await llm.close()
+        asyncio.get_running_loop().call_soon(_release)
+
+    def _need_bytes(self, spec: ModelSpec) -> int:
+        options, device = self._options, resolve_device(self._options.device)
+        resolved = resolve_model(spec.source if spec.source is not None else default_model())
+        quantization = choose_quantization(resolved, options, device)
+        with closing(open_weights(resolved)) as source:
+            weights = held_bytes(source, quantization, resolve_dtype(options.dtype, device))
+        return weights + (options.kv_cache_memory_bytes or 0)
+
+
+def _release() -> None:
+    gc.collect()
+    release_freed_memory()
