@@ -104,6 +104,9 @@ class GrammarStore:
         self._backend: GrammarBackend | None = None
         self._grammars: OrderedDict[Constraint, Grammar] = OrderedDict()
         self._lock = threading.Lock()
+        self._backend_lock = (
+            threading.Lock()
+        )  # of its own: making one takes long, and the event loop looks for grammars
 
     async def prepare(self, params: SamplingParams) -> None:
         """Compile the constraint, if there is one, without keeping the event loop from its work.
@@ -141,7 +144,7 @@ class GrammarStore:
         Raises:
             ParamsError: if constraints cannot be compiled for this model.
         """
-        with self._lock:
+        with self._backend_lock:
             if self._backend is None:
                 self._backend = self._make_backend()
             return self._backend

@@ -8,100 +8,111 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from steelyard.models.text.chat_messages import Message
+from steelyard.core.errors import PromptError
 from steelyard.serve.tools.declare import Tool
 from steelyard.serve.tools.formats import ToolFormat
 
+ChatMessage = Mapping[str, Any]
 _RESULT_OPEN, _RESULT_CLOSE = "<tool_response>", "</tool_response>"
 
 
 def tool_conversation(
-    messages: Sequence[Message], tools: Sequence[Tool], style: ToolFormat
-) -> tuple[list[Message], list[dict[str, object]] | None]:
+    messages: Sequence[ChatMessage], tools: Sequence[Tool], style: ToolFormat
+) -> tuple[list[ChatMessage], list[dict[str, object]] | None]:
     """Return the messages and the ``tools`` argument to give to the chat template.
 
     Args:
-        messages: in OpenAI's form; what is malformed in them is left for the template's own checks to find.
+        messages: in OpenAI's form; what has nothing to do with tools is left for the template's own checks.
         tools: what the model may call now.
         style: the model's.
+
+    Raises:
+        PromptError: naming the part of a past call that is malformed.
     """
+    turns = [_with_objects(message, f"messages[{i}]") for i, message in enumerate(messages)]
     if style.knows_tools:
-        return [_with_objects(message) for message in messages], [tool.as_json() for tool in tools] or None
-    plain = [_as_text(message, style) for message in messages]
+        return turns, [tool.as_json() for tool in tools] or None
+    plain = [_as_text(message, style) for message in turns]
     return (_with_system(plain, _describe(tools, style)) if tools else plain), None
 
 
-def _with_objects(message: Message) -> Message:
+def _with_objects(message: ChatMessage, field: str) -> ChatMessage:
     """Return a message whose calls have their arguments as objects, not as JSON in a string."""
-    calls = message.get("tool_calls") if isinstance(message, Mapping) else None
-    if not isinstance(calls, list):
-        return message
-    return {**message, "tool_calls": [_with_object(call) for call in calls]}
-
-
-def _with_object(call: object) -> object:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(call, Mapping) or not isinstance(function, Mapping):
-        return call
-    return {**call, "function": {**function, "arguments": _parsed(function.get("arguments"))}}
-
-
-def _parsed(arguments: object) -> object:
-    """Return an object for its JSON; anything else as it is."""
-    if not isinstance(arguments, str):
-        return arguments
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return arguments
-    return value if isinstance(value, dict) else arguments
-
-
-def _as_text(message: Message, style: ToolFormat) -> Message:
-    """Return a message without calls and results: both become text."""
-    if not isinstance(message, Mapping):
-        return message
-    if message.get("role") == "tool":
-        return {"role": "user", "content": f"{_RESULT_OPEN}\n{_text_of(message.get('content'))}\n{_RESULT_CLOSE}"}
+    if message.get("role") == "function" or message.get("function_call") is not None:
+        raise PromptError("functions are not supported", field=field, remedy="Send tool_calls and the role tool")
     calls = message.get("tool_calls")
-    if not isinstance(calls, list) or not calls:
+    if calls is None:
         return message
+    if not isinstance(calls, list):
+        raise _malformed(f"{field}.tool_calls", "it is not a list of calls")
+    return {**message, "tool_calls": [_with_object(call, f"{field}.tool_calls[{i}]") for i, call in enumerate(calls)]}
+
+
+def _with_object(call: object, field: str) -> dict[str, object]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict):
+        raise _malformed(field, 'it is not of the form {"id": …, "type": "function", "function": {…}}')
+    if not isinstance(function.get("name"), str):
+        raise _malformed(f"{field}.function.name", "it is not a text")
+    return {**call, "function": {**function, "arguments": _arguments(function.get("arguments"), field)}}
+
+
+def _arguments(given: object, field: str) -> dict[str, object]:
+    try:
+        value = json.loads(given or "{}") if isinstance(given, str) else given
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise _malformed(f"{field}.function.arguments", "it is not a JSON object in a text")
+    return value
+
+
+def _as_text(message: ChatMessage, style: ToolFormat) -> ChatMessage:
+    """Return a message without calls and results: both become text."""
     said = _text_of(message.get("content"))
-    written = [_written(call, style) for call in calls]
+    if message.get("role") == "tool":
+        return {"role": "user", "content": f"{_RESULT_OPEN}\n{said}\n{_RESULT_CLOSE}"}
+    if not message.get("tool_calls"):
+        return message
+    written = [_written(call["function"], style) for call in message["tool_calls"]]
     rest = {key: value for key, value in message.items() if key != "tool_calls"}
     return {**rest, "content": "\n".join([said, *written] if said else written)}
 
 
-def _written(call: object, style: ToolFormat) -> str:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    known = function if isinstance(function, Mapping) else {}
-    body = {"name": known.get("name"), style.arguments_key: _parsed(known.get("arguments"))}
-    return f"{style.marker}\n{json.dumps(body, ensure_ascii=False, default=str)}\n{style.closing}"
+def _written(function: Mapping[str, object], style: ToolFormat) -> str:
+    body = {"name": function["name"], style.arguments_key: function["arguments"]}
+    return f"{style.marker}{style.opening}{json.dumps(body, ensure_ascii=False)}{style.closing}"
 
 
 def _text_of(content: object) -> str:
     """Return a message's text; of parts, those that are text."""
     if isinstance(content, list):
-        texts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
         return "\n".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
 
 
-def _with_system(messages: list[Message], text: str) -> list[Message]:
+def _with_system(messages: list[ChatMessage], text: str) -> list[ChatMessage]:
     """Return the conversation with ``text`` at the end of its system message, or as one."""
-    first = messages[0] if messages else {}
-    if isinstance(first, Mapping) and first.get("role") == "system":
-        return [{**first, "content": f"{_text_of(first.get('content'))}\n\n{text}"}, *messages[1:]]
+    if messages and messages[0].get("role") == "system":
+        return [{**messages[0], "content": f"{_text_of(messages[0].get('content'))}\n\n{text}"}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
 
 
 def _describe(tools: Sequence[Tool], style: ToolFormat) -> str:
     listed = "\n".join(json.dumps(tool.as_json()["function"], ensure_ascii=False) for tool in tools)
-    call = f'{style.marker}\n{{"name": "<function>", "{style.arguments_key}": {{<arguments>}}}}\n{style.closing}'
+    body = f'{{"name": "<function>", "{style.arguments_key}": {{<arguments>}}}}'
     return (
-        f"You can call functions. One JSON object a line describes each, with a JSON schema of its arguments:\n{listed}\n\n"
-        f"To call a function, write exactly this, once for each call:\n{call}\n\n"
+        "You can call functions. Each of these lines describes one, with a JSON schema of its arguments:\n"
+        f"{listed}\n\n"
+        f"To call a function, write exactly this, once for each call:\n"
+        f"{style.marker}{style.opening}{body}{style.closing}\n\n"
         f"Results come back between {_RESULT_OPEN} and {_RESULT_CLOSE}. "
         "If no function is needed, answer in plain words."
     )
+
+
+def _malformed(field: str, problem: str) -> PromptError:
+    return PromptError(problem, field=field, remedy="Send calls as they came in the assistant's message")
