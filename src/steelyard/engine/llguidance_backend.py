@@ -23,7 +23,7 @@ from steelyard.engine.constraints import Matcher
 from steelyard.engine.lark import lark_of
 from steelyard.models.text.tokenizer import Tokenizer
 
-_PLACE = re.compile(r"^at \d+\(\d+\): ")
+_PLACE = re.compile(r"^(at )?\d+\(\d+\): ")
 _EXCERPT = re.compile(r"\n +\d+ \| .*", re.DOTALL)
 _NOTE = "<non-verbose/>"
 _WORD_BITS = 32

@@ -32,6 +32,7 @@ from steelyard.serve.protocol.wire import (
     usage_answer,
 )
 from steelyard.serve.sse import DONE, ServerEvent
+from steelyard.serve.tools.declare import ToolMode
 from steelyard.serve.tools.formats import ToolFormat
 from steelyard.serve.tools.plan import ToolPlan, plan_tools
 
@@ -89,15 +90,22 @@ class ChatRequest(GenerationFields, StructuredFields):
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
         return self.sampling_params(defaults, max_tokens=limit, logprobs=logprobs, constraint=self.constraint())
 
-    def tool_plan(self, style: ToolFormat) -> ToolPlan:
+    def tool_plan(self, style: ToolFormat, *, may_decide: bool) -> ToolPlan:
         """Return what the tools mean for a model that writes calls as ``style`` says.
 
+        Args:
+            style: the model's.
+            may_decide: it may be left to the model whether it calls any.
+
         Raises:
-            ApiError: if ``tool_choice`` is wrong.
+            ApiError: if ``tool_choice`` is wrong, or leaves open what must not be.
             ParamsError: if a tool is wrong, or one must be called that is not there.
         """
         tools = read_tools(self.tools)
         choice = read_tool_choice(self.tool_choice, has_tools=bool(tools))
+        if tools and choice.mode is ToolMode.AUTO and not may_decide:
+            message = "tool_choice: auto is switched off on this server. Set it to none, required or a function."
+            raise invalid(message, param="tool_choice")
         return plan_tools(tools, choice, style, parallel=self.parallel_tool_calls is not False)
 
     def template_arguments(self) -> dict[str, Any]:

@@ -133,8 +133,8 @@ def _delta(piece: ToolPiece, index: int, plan: ToolPlan) -> MessageDelta:
             return {"content": piece.text}
         case CallBegins():
             function: FunctionAnswer = {"name": piece.name, "arguments": ""}
-            id = plan.new_call_id()
-            return {"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]}
+            head: ToolCallAnswer = {"index": index, "id": plan.new_call_id(), "type": "function", "function": function}
+            return {"tool_calls": [head]}
         case ArgumentsPiece():
             return {"tool_calls": [{"index": index, "function": {"arguments": piece.text}}]}
 

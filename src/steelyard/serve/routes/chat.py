@@ -28,7 +28,9 @@ def chat_router(service: Service) -> APIRouter:
         dialect = ChatDialect(request=body, id=new_id("chatcmpl"), created=unix_seconds())
 
         async def prepare(llm: AsyncLLM) -> GenerationRequest:
-            plan = body.tool_plan(tool_format(llm.parts.chat_template, service.config.tools.tool_call_parser))
+            told = service.config.tools
+            style = tool_format(llm.parts.chat_template, told.tool_call_parser)
+            plan = body.tool_plan(style, may_decide=told.enable_auto_tool_choice)
             messages, tools = plan.conversation(body.template_messages())
             prompt = await chat_prompt(
                 llm,

@@ -12,6 +12,7 @@ from steelyard.serve.tools.declare import Tool
 from steelyard.serve.tools.formats import ToolFormat
 
 MAX_CALLS = 32
+NEW_LINE = "\n"
 
 
 def calls_constraint(tools: Sequence[Tool], style: ToolFormat, max_calls: int, tokenizer: Tokenizer) -> Constraint:
@@ -24,14 +25,17 @@ def calls_constraint(tools: Sequence[Tool], style: ToolFormat, max_calls: int, t
     """
     marker = "" if style.bare_start else f"{_fixed(style.marker, tokenizer)} "
     opening, closing = _fixed(style.opening, tokenizer), _fixed(style.closing, tokenizer)
-    repeated = f"{{0,{max_calls - 1}}}"
     if style.separator is None:
-        start = f'group ("\\n" group){repeated}\ngroup: {marker}{opening} call {closing}'
+        start = f"{_several('group', NEW_LINE, max_calls)}\ngroup: {marker}{opening} call {closing}"
     else:
-        start = f"{marker}{opening} call ({literal(style.separator)} call){repeated} {closing}"
+        start = f"{marker}{opening} {_several('call', style.separator, max_calls)} {closing}"
     alternatives = " | ".join(f"call_{i}" for i in range(len(tools)))
     calls = "\n".join(f"call_{i}: {_call(tool, style)}" for i, tool in enumerate(tools))
     return Constraint.grammar(f"start: {start}\ncall: {alternatives}\n{calls}", "tools")
+
+
+def _several(rule: str, separator: str, most: int) -> str:
+    return rule if most == 1 else f"{rule} ({literal(separator)} {rule}){{0,{most - 1}}}"
 
 
 def _call(tool: Tool, style: ToolFormat) -> str:

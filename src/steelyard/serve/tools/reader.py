@@ -110,10 +110,9 @@ class ToolReader:
         return pieces
 
     def close(self) -> list[ToolPiece]:
-        """Return what was held back, after the last text: what is no call by now is text."""
+        """Return what was held back, after the last text: text, or a first call that was cut short."""
         rest, self._buffer = self._passed + self._buffer, ""
-        undecided = self._state in (self._at_start, self._in_text, self._at_object, self._in_object)
-        is_text = undecided and (rest.strip() or not self.num_calls)
+        is_text = not self.num_calls or (self._state == self._in_text and rest.strip())
         return [TextPiece(rest)] if rest and is_text else []
 
     # Each state takes what it can from the buffer, names the next, and returns what it found; None if it needs more.
