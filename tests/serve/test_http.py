@@ -275,7 +275,8 @@ json_values = st.recursive(
 )
 FIELDS = st.sampled_from(
     ["model", "messages", "prompt", "n", "max_tokens", "stop", "logprobs", "top_logprobs", "echo", "stream", "seed",
-     "logit_bias", "stream_options", "tools", "chat_template_kwargs", "timeout", "tokens", "top_k", "priority"]
+     "logit_bias", "stream_options", "tools", "tool_choice", "response_format", "structured_outputs", "guided_json",
+     "guided_regex", "guided_choice", "chat_template_kwargs", "timeout", "tokens", "top_k", "priority"]
 )  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def _with_object(call: object, field: str) -> dict[str, object]:
 
 def _arguments(given: object, field: str) -> dict[str, object]:
     try:
-        value = json.loads(given or "{}") if isinstance(given, str) else given
+        value = json.loads(given or "{}") if given is None or isinstance(given, str) else given
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
