@@ -9,6 +9,7 @@ import httpx
 import openai
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import BaseModel, Field
 
 WEATHER = {
     "type": "object",
@@ -28,7 +29,7 @@ TOOLS: list[Any] = [
     {"type": "function", "function": {"name": "add", "parameters": SUM, "strict": True}},
     {"type": "function", "function": {"name": "now"}},
 ]
-SCHEMAS = {"get_weather": WEATHER, "add": SUM, "now": {"type": "object"}}
+SCHEMAS = {"get_weather": WEATHER, "add": SUM, "now": {"type": "object", "maxProperties": 0}}
 ASK: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
 ADD = {"type": "function", "function": {"name": "add"}}
 
@@ -110,9 +111,9 @@ def test_the_clients_own_stream_helper_puts_calls_together(client: openai.OpenAI
     assert isinstance(choice.message.tool_calls[0].function.parsed_arguments, _Add)
 
 
-class _Add(openai.BaseModel):
-    a: int
-    b: int
+class _Add(BaseModel):
+    a: int = Field(ge=0, le=99)
+    b: int = Field(ge=0, le=99)
 
 
 def test_auto_answers_or_calls(client: openai.OpenAI) -> None:

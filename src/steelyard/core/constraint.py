@@ -29,6 +29,7 @@ class ConstraintKind(Enum):
     REGEX = "regex"
     CHOICE = "choice"
     GRAMMAR = "grammar"
+    GBNF = "gbnf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,9 @@ class Constraint:
 
     Attributes:
         kind: what ``texts`` are.
-        texts: one JSON schema, written out; one regular expression, which must match the whole text; one Lark grammar
-            with a rule ``start``; or all choices. Empty for ``JSON_OBJECT``: any one JSON object.
+        texts: one JSON schema, written out; one regular expression, which must match the whole text; one grammar, in
+            Lark with a rule ``start`` or in GBNF with a rule ``root``; or all choices. Empty for ``JSON_OBJECT``: any
+            one JSON object.
         asked_by: the request's field that it comes from, for errors; does not count when constraints are compared.
 
     Raises:
@@ -56,6 +58,7 @@ class Constraint:
             ConstraintKind.REGEX: _regex_problem,
             ConstraintKind.CHOICE: _choice_problem,
             ConstraintKind.GRAMMAR: _grammar_problem,
+            ConstraintKind.GBNF: _grammar_problem,
         }
         problem = problem_of[self.kind](self.texts)
         if problem is not None:
@@ -90,6 +93,11 @@ class Constraint:
     def grammar(cls, lark: str, asked_by: str | None = None) -> Constraint:
         """Return the constraint to the language of a context-free grammar in llguidance's dialect of Lark."""
         return cls(ConstraintKind.GRAMMAR, (lark,), asked_by)
+
+    @classmethod
+    def gbnf(cls, rules: str, asked_by: str | None = None) -> Constraint:
+        """Return the constraint to the language of a context-free grammar as llama.cpp writes them."""
+        return cls(ConstraintKind.GBNF, (rules,), asked_by)
 
 
 def schema_problem(schema: object) -> str | None:

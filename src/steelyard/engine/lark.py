@@ -28,7 +28,7 @@ def lark_of(constraint: Constraint) -> str:
             return f"start: {regex(constraint.texts[0])}\n{_OPTIONS}"
         case ConstraintKind.CHOICE:
             return f"start: CHOICE\nCHOICE: {' | '.join(map(literal, constraint.texts))}\n{_OPTIONS}"
-        case ConstraintKind.GRAMMAR:
+        case ConstraintKind.GRAMMAR | ConstraintKind.GBNF:
             return f"{constraint.texts[0]}\n{_OPTIONS}"
 
 

@@ -15,9 +15,10 @@ from typing import cast
 
 import llguidance
 import numpy as np
+from llguidance.gbnf_to_lark import gbnf_to_lark
 from numpy.typing import NDArray
 
-from steelyard.core.constraint import Constraint
+from steelyard.core.constraint import Constraint, ConstraintKind
 from steelyard.core.errors import ParamsError
 from steelyard.engine.constraints import Matcher
 from steelyard.engine.lark import lark_of
@@ -87,7 +88,7 @@ class LlguidanceBackend:
 
     def compile(self, constraint: Constraint) -> LlguidanceGrammar:
         """See the protocol."""
-        lark = lark_of(constraint)
+        lark = lark_of(_as_lark(constraint))
         matcher = llguidance.LLMatcher(self._tokenizer, lark, log_level=0, limits=_limits())
         if matcher.is_error():
             raise constraint.error(_told(matcher.get_error()))
@@ -123,6 +124,18 @@ class _Vocabulary:
     def __call__(self, text: bytes) -> list[int]:
         """Cut text into tokens: asked for only to force tokens, which is switched off."""
         raise NotImplementedError
+
+
+def _as_lark(constraint: Constraint) -> Constraint:
+    """Return GBNF as a grammar in Lark, and anything else as it is."""
+    if constraint.kind is not ConstraintKind.GBNF:
+        return constraint
+    try:
+        return Constraint.grammar(gbnf_to_lark(constraint.texts[0]), constraint.asked_by)
+    except ParamsError:
+        raise
+    except Exception as error:  # the converter checks little of what it reads
+        raise constraint.error(f"it is not GBNF: {error}") from None
 
 
 def _limits() -> llguidance.LLParserLimits:

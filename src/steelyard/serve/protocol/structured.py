@@ -4,6 +4,7 @@ older ``guided_…``. All of them become one :class:`~steelyard.core.constraint.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -95,11 +96,19 @@ class StructuredFields(WireModel):
         return found[0] if found else None
 
 
+_GBNF_RULE = re.compile(r"^[ \t]*[\w-]+[ \t]*::=", re.MULTILINE)
+
+
+def _grammar(text: str, field: str) -> Constraint:
+    """Return the constraint to a grammar; a rule of GBNF is no rule of Lark."""
+    return Constraint.gbnf(text, field) if _GBNF_RULE.search(text) else Constraint.grammar(text, field)
+
+
 _MAKERS: Mapping[str, Callable[..., Constraint]] = {
     "json": Constraint.json_schema,
     "regex": Constraint.regex,
     "choice": Constraint.choice,
-    "grammar": Constraint.grammar,
+    "grammar": _grammar,
 }
 
 

@@ -14,7 +14,7 @@ from steelyard.serve.tools.declare import Tool, ToolChoice, ToolMode
 from steelyard.serve.tools.plan import ToolPlan
 from steelyard.serve.tools.reader import ArgumentsPiece, CallBegins, TextPiece, ToolPiece
 
-_NO_PARAMETERS: dict[str, JsonValue] = {"type": "object", "properties": {}}
+_NO_PARAMETERS: dict[str, JsonValue] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 class FunctionField(WireModel):
