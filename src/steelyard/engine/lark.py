@@ -11,7 +11,7 @@ from steelyard.core.constraint import Constraint, ConstraintKind
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
 _ANY_OBJECT = {"type": "object"}
 # A small model may never find its way out of white space: one line break and an indentation are enough for anybody.
-_JSON_STYLE = {"whitespace_pattern": r"\n?[ \t]{0,64}"}
+INDENTED, ONE_LINE = r"\n?( {0,32}|\t{0,8})", " ?"
 # Between slashes, a slash or a line's end would end it; whatever follows a backslash belongs to that.
 _PIECE = re.compile(r"\\?[/\n\r]|\\.")
 _INLINE = {"/": r"\/", "\n": r"\n", "\r": r"\r"}
@@ -32,9 +32,14 @@ def lark_of(constraint: Constraint) -> str:
             return f"{constraint.texts[0]}\n{_OPTIONS}"
 
 
-def json_rule(schema: Mapping[str, object]) -> str:
-    """Return what stands for JSON that fulfils ``schema``; its references are to its own parts."""
-    return f"%json {json.dumps({**schema, 'x-guidance': _JSON_STYLE})}"
+def json_rule(schema: Mapping[str, object], white_space: str = INDENTED) -> str:
+    """Return what stands for JSON that fulfils ``schema``; its references are to its own parts.
+
+    Args:
+        schema: a JSON schema.
+        white_space: regular expression of what may stand between its signs.
+    """
+    return f"%json {json.dumps({**schema, 'x-guidance': {'whitespace_pattern': white_space}})}"
 
 
 def literal(text: str) -> str:

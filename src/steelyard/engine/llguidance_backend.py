@@ -28,6 +28,7 @@ _PLACE = re.compile(r"^(at )?\d+\(\d+\): ")
 _EXCERPT = re.compile(r"\n +\d+ \| .*", re.DOTALL)
 _NOTE = "<non-verbose/>"
 _WORD_BITS = 32
+_NO_TOKEN = "NoExtension"
 
 
 class LlguidanceMatcher:
@@ -153,5 +154,7 @@ def _limits() -> llguidance.LLParserLimits:
 
 def _told(error: str) -> str:
     """Return the library's message without its excerpt of our grammar."""
+    if _NO_TOKEN in error:
+        return "the vocabulary has no token that could follow"
     message = " ".join(_EXCERPT.sub("", _PLACE.sub("", error)).replace(_NOTE, "").split())
     return f"{message:.300}".removesuffix(".")

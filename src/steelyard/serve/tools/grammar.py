@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from steelyard.core.constraint import Constraint
-from steelyard.engine.lark import json_rule, literal, token
+from steelyard.engine.lark import ONE_LINE, json_rule, literal, token
 from steelyard.models.text.tokenizer import Tokenizer
 from steelyard.serve.tools.declare import Tool
 from steelyard.serve.tools.formats import ToolFormat
@@ -40,7 +40,7 @@ def _several(rule: str, separator: str, most: int) -> str:
 
 def _call(tool: Tool, style: ToolFormat) -> str:
     head = f'{{"name": {json.dumps(tool.name)}, "{style.arguments_key}": '
-    return f"{literal(head)} {json_rule({'type': 'object', **tool.parameters})} {literal('}')}"
+    return f"{literal(head)} {json_rule({'type': 'object', **tool.parameters}, ONE_LINE)} {literal('}')}"
 
 
 def _fixed(text: str, tokenizer: Tokenizer) -> str:

@@ -110,10 +110,10 @@ class ToolReader:
         return pieces
 
     def close(self) -> list[ToolPiece]:
-        """Return what was held back, after the last text: text, or a first call that was cut short."""
+        """Return what was held back, after the last text. A call that was cut short is text only if it is the first."""
         rest, self._buffer = self._passed + self._buffer, ""
-        is_text = not self.num_calls or (self._state == self._in_text and rest.strip())
-        return [TextPiece(rest)] if rest and is_text else []
+        goes_on = self._state == self._in_text and not self._style.marker.startswith(rest.strip())
+        return [TextPiece(rest)] if rest and (goes_on or not self.num_calls) else []
 
     # Each state takes what it can from the buffer, names the next, and returns what it found; None if it needs more.
 
