@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from steelyard import LLM, SamplingParams
 from steelyard.core.constraint import Constraint
 from steelyard.core.errors import ParamsError
-from steelyard.core.request import CompletionOutput, FinishReason
+from steelyard.core.request import CompletionOutput, FinishReason, Request, RequestOutput, SampledToken
 from steelyard.engine import build
 from steelyard.engine.build import grammar_store
 
@@ -117,6 +117,22 @@ def test_overlap_caching_chunks_and_preemption_change_nothing(llm: LLM, options:
     with LLM(max_model_len=160, seed=3, observers=(watch,), **options) as other:
         assert [output.outputs for output in other.generate(prompts, params)] == expected
     assert bool(preempted) == ("kv_cache_memory_bytes" in options)
+
+
+def test_an_answer_begun_elsewhere_goes_on_under_its_constraint(llm: LLM) -> None:
+    params = SamplingParams(temperature=1.0, seed=4, max_tokens=60, constraint=CONSTRAINTS[0])
+    ids = llm.engine.encode("As JSON: ")
+    (whole,) = llm.generate("As JSON: ", params)
+    (expected,) = whole.outputs
+    known = tuple(SampledToken(token) for token in expected.token_ids)
+
+    async def ends(cut: int) -> RequestOutput:
+        request = Request(id=f"cut-{cut}", prompt_token_ids=ids, params=params, output=known[:cut])
+        return await llm.engine.start().submit(request).result()
+
+    for cut in (1, 7, len(known) - 1):
+        output = asyncio.run_coroutine_threadsafe(ends(cut), llm._loop).result()
+        assert output.outputs == (expected,)
 
 
 def test_what_cannot_be_compiled_is_refused_at_the_door(llm: LLM) -> None:
