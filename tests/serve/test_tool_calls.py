@@ -166,6 +166,22 @@ def test_a_call_that_must_be_goes_before_the_form_of_answers(client: openai.Open
     assert content == "x"
 
 
+def test_with_auto_the_model_answers_in_the_form_asked_for_or_calls(client: openai.OpenAI) -> None:
+    for choice in ask(client, n=4, temperature=1.5, seed=1, extra_body={"guided_choice": ["fine", "bad"]}).choices:
+        if choice.message.tool_calls:
+            check(choice.message.tool_calls[0])
+        else:
+            assert choice.message.content in ("fine", "bad")
+
+
+def test_strict_tools_are_strict_with_auto_too(client: openai.OpenAI) -> None:
+    strict = [{**one, "function": {**one["function"], "strict": True}} for one in TOOLS]
+    for choice in ask(client, tools=strict, n=4, temperature=1.0, seed=1, max_tokens=40).choices:
+        assert choice.message.content or choice.message.tool_calls
+        for call in choice.message.tool_calls or () if choice.finish_reason == "tool_calls" else ():
+            check(call)
+
+
 def tool(**function: Any) -> list[dict[str, Any]]:
     return [{"type": "function", "function": {"name": "f"} | function}]
 
@@ -182,6 +198,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tools": tool(), "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tools": tool(parameters={"properties": {"a": {"$ref": "#/no"}}}), "tool_choice": "required"}, "tools"),
+    ({"tools": tool(), "guided_grammar": "start: /a/"}, "guided_grammar"),
     ({"functions": [{"name": "f"}]}, "functions"),
     ({"function_call": "auto"}, "function_call"),
     ({"messages": [{"role": "function", "name": "f", "content": "x"}]}, "messages[0]"),

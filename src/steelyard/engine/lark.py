@@ -19,17 +19,24 @@ _INLINE = {"/": r"\/", "\n": r"\n", "\r": r"\r"}
 
 def lark_of(constraint: Constraint) -> str:
     """Return a constraint as a grammar."""
+    if constraint.kind in (ConstraintKind.GRAMMAR, ConstraintKind.GBNF):
+        return f"{constraint.texts[0]}\n{_OPTIONS}"
+    return f"{rule('start', constraint)}\n{_OPTIONS}"
+
+
+def rule(name: str, constraint: Constraint) -> str:
+    """Return the rule ``name`` for texts that fulfil a constraint that is no grammar itself."""
     match constraint.kind:
         case ConstraintKind.JSON_OBJECT:
-            return f"start: {json_rule(_ANY_OBJECT)}\n{_OPTIONS}"
+            return f"{name}: {json_rule(_ANY_OBJECT)}"
         case ConstraintKind.JSON_SCHEMA:
-            return f"start: {json_rule(json.loads(constraint.texts[0]))}\n{_OPTIONS}"
+            return f"{name}: {json_rule(json.loads(constraint.texts[0]))}"
         case ConstraintKind.REGEX:
-            return f"start: {regex(constraint.texts[0])}\n{_OPTIONS}"
+            return f"{name}: {regex(constraint.texts[0])}"
         case ConstraintKind.CHOICE:
-            return f"start: CHOICE\nCHOICE: {' | '.join(map(literal, constraint.texts))}\n{_OPTIONS}"
-        case ConstraintKind.GRAMMAR | ConstraintKind.GBNF:
-            return f"{constraint.texts[0]}\n{_OPTIONS}"
+            return f"{name}: CHOICE\nCHOICE: {' | '.join(map(literal, constraint.texts))}"
+        case _:
+            raise constraint.error("a grammar cannot be a part of another")
 
 
 def json_rule(schema: Mapping[str, object], white_space: str = INDENTED) -> str:

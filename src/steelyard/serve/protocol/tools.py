@@ -44,6 +44,7 @@ def read_tools(given: Sequence[ToolField] | None) -> list[Tool]:
             name=one.function.name,
             description=one.function.description or "",
             parameters=one.function.parameters or _NO_PARAMETERS,
+            strict=one.function.strict is True,
             field=f"tools[{i}].function",
         )
         for i, one in enumerate(given or ())

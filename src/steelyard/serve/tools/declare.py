@@ -24,6 +24,7 @@ class Tool:
         name: 1 to 64 letters, digits, ``_``, ``.`` and ``-``.
         description: what it does.
         parameters: JSON schema of the object of its arguments.
+        strict: its arguments must fulfil the schema even where the model decides whether to call it.
         field: where in the request it stands, for errors.
 
     Raises:
@@ -33,6 +34,7 @@ class Tool:
     name: str
     description: str = ""
     parameters: Mapping[str, object]
+    strict: bool = False
     field: str = "tools"
 
     def __post_init__(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from steelyard.core.errors import ParamsError
+from steelyard.core.constraint import Constraint
 from steelyard.core.params import SamplingParams
 from steelyard.models.text.tokenizer import Tokenizer
 from steelyard.serve.identity import new_call_id
 from steelyard.serve.tools.declare import Tool, ToolChoice, ToolMode, choose_tools
 from steelyard.serve.tools.formats import ToolFormat
-from steelyard.serve.tools.grammar import MAX_CALLS, calls_constraint
+from steelyard.serve.tools.grammar import MAX_CALLS, CallGrammar
 from steelyard.serve.tools.prompt import ChatMessage, tool_conversation
 from steelyard.serve.tools.reader import ToolReader
 
@@ -37,22 +37,25 @@ class ToolPlan:
         return tool_conversation(messages, self.tools, self.style)
 
     def params(self, params: SamplingParams, tokenizer: Tokenizer) -> SamplingParams:
-        """Return ``params`` under which calls can be seen, and are made if they must be.
+        """Return ``params`` under which calls can be seen, are made if they must be, and are strict if they must be.
 
-        A constraint of the request's own is for answers: a call that must be made goes before it.
+        A constraint of the request's own is for its answers, and means nothing where there must be calls.
 
         Raises:
-            ParamsError: if there is such a constraint and the model may do either.
+            ParamsError: if the tools are too large together, or the constraint is a grammar and the model may call.
         """
         if not self.tools:
             return params
-        if params.constraint is not None and not self.required:
-            problem = "whether the text is an answer of this form or a call is open"
-            remedy = "Leave it out, or set tool_choice to none or required"
-            raise ParamsError(problem, field=params.constraint.asked_by or "constraint", remedy=remedy)
         seen = params.skip_special_tokens and self.style.marker not in tokenizer.control_texts
-        constraint = calls_constraint(self.tools, self.style, self.max_calls, tokenizer) if self.required else None
-        return replace(params, skip_special_tokens=seen, constraint=constraint)
+        return replace(params, skip_special_tokens=seen, constraint=self._constraint(params.constraint, tokenizer))
+
+    def _constraint(self, answer: Constraint | None, tokenizer: Tokenizer) -> Constraint | None:
+        grammar = CallGrammar(tools=self.tools, style=self.style, max_calls=self.max_calls, tokenizer=tokenizer)
+        if self.required:
+            return grammar.calls()
+        if answer is not None:
+            return grammar.calls_or(answer)
+        return grammar.calls_within_text() if any(tool.strict for tool in self.tools) else None
 
     def reader(self) -> ToolReader | None:
         """Return what reads one completion's text; ``None`` if it is all text."""
