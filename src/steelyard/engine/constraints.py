@@ -15,6 +15,7 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Protocol
@@ -32,6 +33,7 @@ from steelyard.core.sequence import Sequence as TokenSequence
 
 MAX_GRAMMARS = 128
 COMPILE_LIMIT_S = 5.0
+_NUM_THREADS = 2
 
 
 class Matcher(Protocol):
@@ -103,6 +105,8 @@ class GrammarStore:
         self._make_backend, self._capacity, self._limit_s = make_backend, capacity, limit_s
         self._backend: GrammarBackend | None = None
         self._grammars: OrderedDict[Constraint, Grammar] = OrderedDict()
+        # Threads of its own: whoever sends grammars that compile slowly keeps only such requests waiting.
+        self._threads = ThreadPoolExecutor(_NUM_THREADS, "grammar")
         self._lock = threading.Lock()
         self._backend_lock = (
             threading.Lock()
@@ -118,7 +122,8 @@ class GrammarStore:
         if constraint is None or self._find(constraint) is not None:
             return
         try:
-            await asyncio.wait_for(asyncio.to_thread(self.get, constraint), self._limit_s)
+            compiling = asyncio.get_running_loop().run_in_executor(self._threads, self.get, constraint)
+            await asyncio.wait_for(compiling, self._limit_s)
         except TimeoutError:  # the thread goes on until it meets the backend's own limits
             raise constraint.error(f"it was not compiled within {self._limit_s:g} s") from None
 
