@@ -166,6 +166,37 @@ def test_a_call_that_must_be_goes_before_the_form_of_answers(client: openai.Open
     assert content == "x"
 
 
+SAID = """One moment.
+<tool_call>
+{"name": "add", "arguments": {"a": 1, "b": 2}}
+</tool_call>
+<tool_call>
+{"name": "now", "arguments": {}}
+</tool_call>"""
+
+
+def test_with_auto_calls_are_read_from_what_the_model_says(client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(
+        model="smol", messages=ASK, tools=TOOLS, extra_body={"guided_choice": [SAID]}, max_tokens=80
+    ) as events:
+        streamed = events.get_final_completion().choices[0]
+    (whole,) = ask(client, extra_body={"guided_choice": [SAID]}).choices
+    for choice in (streamed, whole):
+        assert choice.finish_reason == "tool_calls"
+        assert choice.message.content == "One moment."
+        assert [(call.function.name, call.function.arguments) for call in choice.message.tool_calls] == [
+            ("add", '{"a": 1, "b": 2}'),
+            ("now", "{}"),
+        ]
+        assert len({call.id for call in choice.message.tool_calls}) == 2
+
+
+def test_text_that_is_no_call_is_an_answer(client: openai.OpenAI) -> None:
+    said = '<tool_call> is how. {"name": "add"}'
+    (choice,) = ask(client, extra_body={"guided_choice": [said]}).choices
+    assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == (said, None, "stop")
+
+
 def test_with_auto_the_model_answers_in_the_form_asked_for_or_calls(client: openai.OpenAI) -> None:
     for choice in ask(client, n=4, temperature=1.5, seed=1, extra_body={"guided_choice": ["fine", "bad"]}).choices:
         if choice.message.tool_calls:

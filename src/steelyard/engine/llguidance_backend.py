@@ -140,7 +140,7 @@ def _as_lark(constraint: Constraint) -> Constraint:
 
 
 def _limits() -> llguidance.LLParserLimits:
-    """Return what compiling and one step may cost: some tens of milliseconds at worst, and tens of megabytes."""
+    """Return what compiling and one step may cost: seconds and tens of milliseconds at the very worst."""
     return llguidance.LLParserLimits(
         initial_lexer_fuel=1_000_000,
         step_lexer_fuel=200_000,
