@@ -175,12 +175,18 @@ SAID = """One moment.
 </tool_call>"""
 
 
+def forced(client: openai.OpenAI, text: str) -> dict[str, Any]:
+    """Return what makes the model say ``text``: it is the only answer, and calling at once is made unlikely."""
+    asked = {"model": "smol", "prompt": "<tool_call>", "add_special_tokens": False}
+    (first, *_) = client.post("/../tokenize", body=asked, cast_to=object)["tokens"]  # type: ignore[index]
+    return {"logit_bias": {str(first): -100}, "extra_body": {"guided_choice": [text]}}
+
+
 def test_with_auto_calls_are_read_from_what_the_model_says(client: openai.OpenAI) -> None:
-    with client.chat.completions.stream(
-        model="smol", messages=ASK, tools=TOOLS, extra_body={"guided_choice": [SAID]}, max_tokens=80
-    ) as events:
+    how = forced(client, SAID)
+    with client.chat.completions.stream(model="smol", messages=ASK, tools=TOOLS, max_tokens=80, **how) as events:
         streamed = events.get_final_completion().choices[0]
-    (whole,) = ask(client, extra_body={"guided_choice": [SAID]}).choices
+    (whole,) = ask(client, **how).choices
     for choice in (streamed, whole):
         assert choice.finish_reason == "tool_calls"
         assert choice.message.content == "One moment."
@@ -192,8 +198,8 @@ def test_with_auto_calls_are_read_from_what_the_model_says(client: openai.OpenAI
 
 
 def test_text_that_is_no_call_is_an_answer(client: openai.OpenAI) -> None:
-    said = '<tool_call> is how. {"name": "add"}'
-    (choice,) = ask(client, extra_body={"guided_choice": [said]}).choices
+    said = 'So: <tool_call> is how. {"name": "add"}'
+    (choice,) = ask(client, **forced(client, said)).choices
     assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == (said, None, "stop")
 
 
