@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from steelyard.core.errors import ParamsError
@@ -58,3 +60,14 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(ParamsError, match="hermes, qwen, llama3_json, mistral") as caught:
         tool_format(None, "hermes2")
     assert caught.value.field == "tool_call_parser"
+
+
+TEMPLATES = Path(__file__).parents[2] / "models" / "text" / "templates"
+
+
+def test_templates_as_models_come_with_them() -> None:
+    taught = {
+        path.stem for path in TEMPLATES.glob("*.jinja") if not is_generic(tool_format(ChatTemplate(path.read_text())))
+    }
+    assert taught == {"qwen_tools"}
+    assert tool_format(ChatTemplate((TEMPLATES / "qwen_tools.jinja").read_text())) == HERMES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from steelyard.models.text.chat import ChatTemplate
 from steelyard.serve.tools.declare import Tool
 from steelyard.serve.tools.formats import HERMES, ToolFormat, tool_format
 from steelyard.serve.tools.prompt import tool_conversation
+from steelyard.serve.tools.reader import ArgumentsPiece, CallBegins, ToolReader
+
+TEMPLATES = Path(__file__).parents[2] / "models" / "text" / "templates"
 
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 KNOWING = (
@@ -106,3 +110,14 @@ def test_arguments_may_be_missing_or_objects() -> None:
     for given, expected in ((None, {}), ("", {}), ({"x": 1}, {"x": 1})):
         (turn,), _ = tool_conversation([with_call(function={"name": "f", "arguments": given})], [], HERMES)
         assert turn["tool_calls"][0]["function"]["arguments"] == expected
+
+
+def test_a_real_template_writes_calls_as_the_reader_reads_them() -> None:
+    template = ChatTemplate((TEMPLATES / "qwen_tools.jinja").read_text())
+    turns, told = tool_conversation(HISTORY, [SUM], tool_format(template))
+    text = template.render(turns, tools=told).text
+    reader = ToolReader(HERMES, ["add"])
+    pieces = reader.feed(text.partition("assistant")[2])
+    assert CallBegins("add") in pieces
+    (arguments,) = [piece.text for piece in pieces if isinstance(piece, ArgumentsPiece)]
+    assert json.loads(arguments) == {"x": 7}
