@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from live_server import LiveServer
 from pydantic import BaseModel, ConfigDict, Field
 
 from steelyard.core.constraint import MAX_CHOICES, MAX_GRAMMAR_CHARS, MAX_REGEX_CHARS, MAX_SCHEMA_CHARS
@@ -167,6 +169,27 @@ def test_answers_to_random_schemas_are_valid(
     assert choice.finish_reason in ("stop", "length")
     if choice.finish_reason == "stop":
         Draft202012Validator(schema).validate(json.loads(choice.message.content))
+
+
+def test_neighbours_of_all_kinds_do_not_notice_each_other(client: openai.OpenAI, live: LiveServer) -> None:
+    asked = [{"extra_body": {f"guided_{kind}": value}} for kind, value, _ in FORMS] + [{}, {}]
+    fits = [one for _, _, one in FORMS] + [lambda text: text] * 2
+
+    def text(number: int) -> str:
+        choice = ask(client, seed=number, max_tokens=120, **asked[number]).choices[0]
+        assert number > 1 or choice.finish_reason == "stop"
+        return str(choice.message.content)
+
+    alone = [text(number) for number in range(len(asked))]
+    stream = ask(client, stream=True, extra_body={"guided_regex": "a{400}"})
+    next(iter(stream))
+    with ThreadPoolExecutor(7) as threads:
+        together = list(threads.map(text, range(len(asked))))
+        stream.close()
+    assert together == alone
+    assert all(fit(one) for fit, one in zip(fits, alone, strict=True) if one)
+    live.eventually(lambda: live.service.num_active == 0)
+    live.on_loop(live.engine.check_invariants)
 
 
 def deep(levels: int) -> dict[str, Any]:

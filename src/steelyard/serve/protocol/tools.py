@@ -117,14 +117,11 @@ class CallWriter:
         """Return what more text adds to the message; with ``ended``, it is the last."""
         if self._plan is None or self._reader is None:
             return [{"content": text}] if text else []
-        pieces: list[ToolPiece] = []
-        num_calls = self._reader.num_calls
-        pieces += self._reader.feed(text)
-        pieces += self._reader.close() if ended else []
+        index = self._reader.num_calls - 1
         found: list[MessageDelta] = []
-        for piece in pieces:
-            num_calls += isinstance(piece, CallBegins)
-            found.append(_delta(piece, num_calls - 1, self._plan))
+        for piece in self._reader.feed(text) + (self._reader.close() if ended else []):
+            index += isinstance(piece, CallBegins)
+            found.append(_delta(piece, index, self._plan))
         return found
 
 
