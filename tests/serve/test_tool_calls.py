@@ -240,6 +240,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"function_call": "auto"}, "function_call"),
     ({"messages": [{"role": "function", "name": "f", "content": "x"}]}, "messages[0]"),
     ({"messages": [{"role": "assistant", "tool_calls": [5]}]}, "messages[0].tool_calls[0]"),
+    ({"messages": [{"role": "assistant", "tool_calls": [
+        {"type": "function", "function": {"name": "f", "arguments": '{"x": "\\ud800"}'}}]}]}, "prompt"),
 ]  # fmt: skip
 
 

@@ -50,7 +50,14 @@ CASES = [
     (HERMES, f"Let me see.\n<tool_call>\n{F}\n</tool_call>\n", "Let me see.", [("f", '{"x": 1}')]),
     (HERMES, f"<tool_call>\n{F}\n</tool_call>\nDone.", "\nDone.", [("f", '{"x": 1}')]),
     (HERMES, f"<tool_call>\n{F}", "", [("f", '{"x": 1}')]),
-    (HERMES, '<tool_call>{"arguments": {"x": "é"}, "name": "f"}</tool_call>', "", [("f", '{"x": "é"}')]),
+    (HERMES, '<tool_call>{"arguments": {"x": "é"}, "name": "f"}</tool_call>', "", [("f", '{"x": "\\u00e9"}')]),
+    (HERMES, '<tool_call>{"arguments": {"x": "\\ud800"}, "name": "f"}</tool_call>', "", [("f", '{"x": "\\ud800"}')]),
+    (
+        HERMES,
+        '<tool_call>{"name": "f", "arguments": "{\\"x\\": \\"\\ud800\\"}"}</tool_call>',
+        "",
+        [("f", '{"x": "\\ud800"}')],
+    ),
     (HERMES, '<tool_call>{"name": "f"}</tool_call>', "", [("f", "{}")]),
     (HERMES, '<tool_call>{"name": "f", "arguments": "{\\"x\\": 2}"}</tool_call>', "", [("f", '{"x": 2}')]),
     (

@@ -225,10 +225,10 @@ def _call(text: str) -> tuple[str, str] | None:
     called = _object(text)
     if called is None or not isinstance(called.get("name"), str):
         return None
-    arguments = called.get("arguments", called.get("parameters", {}))
-    if isinstance(arguments, dict):
-        return str(called["name"]), json.dumps(arguments, ensure_ascii=False)
-    return (str(called["name"]), arguments) if isinstance(arguments, str) and _object(arguments) is not None else None
+    given = called.get("arguments", called.get("parameters", {}))
+    arguments = _object(given) if isinstance(given, str) else given  # some models write them as JSON in a string
+    # Written in ASCII: half a surrogate pair is no text that could be sent.
+    return (str(called["name"]), json.dumps(arguments)) if isinstance(arguments, dict) else None
 
 
 def _object(text: str) -> dict[str, object] | None:
