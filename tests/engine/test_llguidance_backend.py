@@ -16,7 +16,7 @@ import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from tokenizers import decoders, models, pre_tokenizers
 
 from steelyard.core.constraint import Constraint
@@ -270,6 +270,30 @@ def test_white_space_cannot_go_on_for_ever() -> None:
         matcher.consume([rng.choice(allowed)])
         num_blanks += 1
     assert 0 < num_blanks < 100
+
+
+@pytest.mark.parametrize("name", ["date", "email", "hostname", "ipv4", "ipv6", "uuid"])  # those jsonschema can check
+def test_known_formats_are_kept_to(name: str) -> None:
+    schema = {"type": "string", "format": name}
+    texts = finished(complete(Constraint.json_schema(schema), seed, max_tokens=500) for seed in range(3))
+    for text in texts:
+        Draft202012Validator(schema, format_checker=FormatChecker()).validate(json.loads(text))
+
+
+def test_formats_that_nobody_knows_say_nothing() -> None:
+    value = {"format": "int32"}
+    schema = {
+        "type": "object",
+        "properties": {
+            "format": {"type": "integer", "format": "int64", "minimum": 0, "maximum": 9},
+            "b": {"const": value},
+        },
+        "required": ["format", "b"],
+        "additionalProperties": False,
+    }
+    for text in finished(complete(Constraint.json_schema(schema), seed) for seed in range(3)):
+        assert json.loads(text)["b"] == value
+        Draft202012Validator(schema).validate(json.loads(text))
 
 
 BLOW_UPS = {

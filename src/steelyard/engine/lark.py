@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from steelyard.core.constraint import Constraint, ConstraintKind
 
@@ -12,6 +13,8 @@ _OPTIONS = '%llguidance {"no_forcing": true}\n'
 _ANY_OBJECT = {"type": "object"}
 # A small model may never find its way out of white space: one line break and an indentation are enough for anybody.
 INDENTED, ONE_LINE = r"\n?( {0,32}|\t{0,8})", " ?"
+_FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
+_VALUES = frozenset({"const", "enum", "default", "examples"})
 # Between slashes, a slash or a line's end would end it; whatever follows a backslash belongs to that.
 _PIECE = re.compile(r"\\?[/\n\r]|\\.")
 _INLINE = {"/": r"\/", "\n": r"\n", "\r": r"\r"}
@@ -42,11 +45,25 @@ def rule(name: str, constraint: Constraint) -> str:
 def json_rule(schema: Mapping[str, object], white_space: str = INDENTED) -> str:
     """Return what stands for JSON that fulfils ``schema``; its references are to its own parts.
 
+    Formats that the library does not know say nothing, as JSON Schema has it.
+
     Args:
         schema: a JSON schema.
         white_space: regular expression of what may stand between its signs.
     """
-    return f"%json {json.dumps({**schema, 'x-guidance': {'whitespace_pattern': white_space}})}"
+    style = {"x-guidance": {"whitespace_pattern": white_space}}
+    return f"%json {json.dumps({**_known(schema), **style})}"
+
+
+def _known(part: Any) -> Any:
+    """Return a part of a schema without unknown formats; values that stand for themselves are left alone."""
+    if isinstance(part, list):
+        return [_known(one) for one in part]
+    if not isinstance(part, Mapping):
+        return part
+    unknown = isinstance(part.get("format"), str) and part["format"] not in _FORMATS
+    kept = {name: value for name, value in part.items() if not (unknown and name == "format")}
+    return {name: value if name in _VALUES else _known(value) for name, value in kept.items()}
 
 
 def literal(text: str) -> str:
