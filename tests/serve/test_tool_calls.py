@@ -143,6 +143,15 @@ def test_a_call_and_its_result_go_back(client: openai.OpenAI) -> None:
     check(again.choices[0].message.tool_calls[0])
 
 
+def test_tokenize_counts_tools_and_calls(client: openai.OpenAI, http: httpx.Client) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    messages = [*ASK, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "Noon"}]
+    told = http.post("/tokenize", json={"model": "smol", "messages": messages, "tools": TOOLS}).json()
+    assert told["count"] == ask(client, messages=messages, max_tokens=1).usage.prompt_tokens
+    refused = http.post("/tokenize", json={"model": "smol", "prompt": "x", "tools": TOOLS})
+    assert refused.json()["error"]["param"] == "tools"
+
+
 def test_a_call_cut_short_has_the_reason_length(client: openai.OpenAI) -> None:
     choice = ask(client, tool_choice=ADD, max_tokens=14).choices[0]
     assert choice.finish_reason == "length"
