@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from steelyard.engine.build import LLMOptions
+from steelyard.serve.tools.formats import AUTO_FORMAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,19 @@ class ObserveConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolsConfig:
+    """How models call tools.
+
+    Attributes:
+        tool_call_parser: name of the format in which they do; ``auto`` asks each model's chat template.
+        enable_auto_tool_choice: the model may decide itself whether it calls any.
+    """
+
+    tool_call_parser: str = AUTO_FORMAT
+    enable_auto_tool_choice: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
     """Everything that the server is told.
 
@@ -120,4 +134,5 @@ class ServeConfig:
     access: AccessConfig = field(default_factory=AccessConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
+    tools: ToolsConfig = field(default_factory=ToolsConfig)
     engine: LLMOptions = field(default_factory=LLMOptions)

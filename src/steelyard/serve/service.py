@@ -97,6 +97,7 @@ class Service:
         """
         self._check_num_completions(request)
         _check_context(request, llm.parts.engine_config.max_model_len)
+        await llm.prepare(request.params)
         engine = llm.start()
         responses = _submit_all(engine, self._engine_requests(request))
         tokenizer = llm.parts.tokenizer

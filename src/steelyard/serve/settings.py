@@ -18,7 +18,16 @@ from steelyard.core.errors import ParamsError
 from steelyard.core.units import parse_bytes
 from steelyard.engine.build import LLMOptions
 from steelyard.models.catalogue import default_model
-from steelyard.serve.config import AccessConfig, LimitsConfig, ListenConfig, ModelSpec, ObserveConfig, ServeConfig
+from steelyard.serve.config import (
+    AccessConfig,
+    LimitsConfig,
+    ListenConfig,
+    ModelSpec,
+    ObserveConfig,
+    ServeConfig,
+    ToolsConfig,
+)
+from steelyard.serve.tools.formats import AUTO_FORMAT, TOOL_FORMATS
 
 logger = logging.getLogger("steelyard.serve")
 
@@ -172,6 +181,15 @@ SETTINGS: Mapping[str, Setting] = {
     "ping_interval": Setting(
         ObserveConfig, "ping_interval_s", read_seconds, "Seconds of silence after which a stream gets a comment."
     ),
+    "tool_call_parser": Setting(
+        ToolsConfig,
+        "tool_call_parser",
+        read_word(AUTO_FORMAT, *TOOL_FORMATS),
+        f"How models write calls of tools: {', '.join(TOOL_FORMATS)}, or as the chat template teaches (auto).",
+    ),
+    "enable_auto_tool_choice": Setting(
+        ToolsConfig, "enable_auto_tool_choice", read_switch, "Let the model decide whether it calls tools."
+    ),
     "device": Setting(LLMOptions, "device", read_text, "auto, cpu, cuda or cuda:N."),
     "dtype": Setting(LLMOptions, "dtype", read_text, "auto, float32, bfloat16 or float16."),
     "quantization": Setting(
@@ -231,6 +249,7 @@ def load_config(
         access=AccessConfig(**group(AccessConfig)),
         limits=LimitsConfig(**group(LimitsConfig)),
         observe=ObserveConfig(**group(ObserveConfig)),
+        tools=ToolsConfig(**group(ToolsConfig)),
         engine=LLMOptions(**group(LLMOptions)),
     )
 

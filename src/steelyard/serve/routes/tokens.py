@@ -6,8 +6,11 @@ from fastapi import APIRouter, Request
 
 from steelyard.serve.prompts import chat_prompt, text_of, text_prompt
 from steelyard.serve.protocol.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
+from steelyard.serve.protocol.tools import read_tools
 from steelyard.serve.routes.body import described, read_body
 from steelyard.serve.service import Service
+from steelyard.serve.tools.formats import tool_format
+from steelyard.serve.tools.prompt import tool_conversation
 
 
 def tokens_router(service: Service) -> APIRouter:
@@ -21,9 +24,15 @@ def tokens_router(service: Service) -> APIRouter:
         body.check()
         async with service.model(body.model) as llm:
             if body.messages is not None:
-                arguments = body.chat_template_kwargs
-                generate = body.add_generation_prompt
-                ids = await chat_prompt(llm, body.messages, add_generation_prompt=generate, arguments=arguments)
+                style = tool_format(llm.parts.chat_template, service.config.tools.tool_call_parser)
+                messages, tools = tool_conversation(body.messages, read_tools(body.tools), style)
+                ids = await chat_prompt(
+                    llm,
+                    messages,
+                    add_generation_prompt=body.add_generation_prompt,
+                    arguments=body.chat_template_kwargs,
+                    tools=tools,
+                )
             else:
                 ids = await text_prompt(llm, body.prompt or "", add_special_tokens=body.add_special_tokens)
             return {
