@@ -54,6 +54,9 @@ class ModelledLLM:
             self._task = asyncio.get_running_loop().create_task(self._engine.run())
         return self._engine
 
+    async def prepare(self, params: SamplingParams) -> None:
+        """There is nothing to compile."""
+
     async def stopped(self) -> BaseException | None:
         self.start()
         await asyncio.wait({self._task})

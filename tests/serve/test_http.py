@@ -55,7 +55,8 @@ def test_keys_may_come_in_either_header(live):
 
 
 def test_caches_of_two_keys_are_apart(live):
-    body = CHAT | {"messages": [{"role": "user", "content": "Something long enough for several blocks. " * 8}]}
+    long = [{"role": "user", "content": "Something long enough for several blocks. " * 8}]
+    body = CHAT | {"messages": long, "cache_salt": "untouched by other tests"}
 
     def cached(name: str, **more: str) -> int:
         headers = {"X-API-Key": KEYS[name]}
@@ -276,7 +277,8 @@ json_values = st.recursive(
 )
 FIELDS = st.sampled_from(
     ["model", "messages", "prompt", "n", "max_tokens", "stop", "logprobs", "top_logprobs", "echo", "stream", "seed",
-     "logit_bias", "stream_options", "tools", "chat_template_kwargs", "timeout", "tokens", "top_k", "priority"]
+     "logit_bias", "stream_options", "tools", "tool_choice", "response_format", "structured_outputs", "guided_json",
+     "guided_regex", "guided_choice", "chat_template_kwargs", "timeout", "tokens", "top_k", "priority"]
 )  # fmt: skip
 
 

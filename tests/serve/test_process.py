@@ -159,6 +159,7 @@ def test_a_model_that_is_not_there():
     ],
 )
 def test_what_is_wrong_is_said_before_a_model_is_loaded(capsys, monkeypatch, arguments, variables, field):
+    monkeypatch.delenv("STEELYARD_REQUIRE_NATIVE", raising=False)  # the tests' own, of which the server would warn
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("steelyard.serve.server.configure_logs", lambda config: None)

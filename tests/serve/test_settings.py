@@ -9,7 +9,7 @@ import pytest
 from steelyard.core.errors import ParamsError
 from steelyard.core.units import GIB, MIB
 from steelyard.models.catalogue import default_model
-from steelyard.serve.config import KeyLimits, ModelSpec, ServeConfig, SharingConfig
+from steelyard.serve.config import KeyLimits, ModelSpec, ServeConfig, SharingConfig, ToolsConfig
 from steelyard.serve.files import read_config_file, read_key_file
 from steelyard.serve.settings import SETTINGS, load_config
 
@@ -37,6 +37,8 @@ def test_values_are_read():
             "allowed_origins": "https://a, https://b",
             "enable_prefix_caching": "off",
             "drain_timeout": "2.5",
+            "tool_call_parser": "llama3_json",
+            "enable_auto_tool_choice": "no",
             "api_key": ["a:12345678", "123456789"],
         }
     )
@@ -51,6 +53,7 @@ def test_values_are_read():
     assert config.listen.allowed_origins == ("https://a", "https://b")
     assert config.engine.enable_prefix_caching is False
     assert config.listen.drain_timeout_s == 2.5
+    assert config.tools == ToolsConfig(tool_call_parser="llama3_json", enable_auto_tool_choice=False)
     assert config.access.api_keys == ("a:12345678", "123456789")
     assert "12345678" not in repr(config)
 

@@ -128,17 +128,30 @@ class AsyncLLM:
     ) -> Response:
         """Queue a request, waiting for room, and return its response; see :meth:`generate`."""
         engine = self.start()
+        chosen = params if params is not None else self.default_params
+        await self.prepare(chosen)
         await engine.wait_for_room()
         request = Request(
             id=request_id if request_id is not None else f"request-{next(self._request_ids)}",
             prompt_token_ids=self.encode(prompt),
-            params=params if params is not None else self.default_params,
+            params=chosen,
             priority=priority,
             cache_salt=cache_salt,
             tenant=tenant,
             deadline_s=None if timeout_s is None else now_s() + timeout_s,
         )
         return engine.submit(request)
+
+    async def prepare(self, params: SamplingParams) -> None:
+        """Compile the constraint of ``params``, if there is one, off the event loop; :meth:`submit` does it too.
+
+        For those who submit to the engine themselves, which would compile it on the event loop.
+
+        Raises:
+            ParamsError: if it is wrong, too complex or takes too long, or the model has no tokenizer.
+        """
+        if self.parts.grammars is not None:
+            await self.parts.grammars.prepare(params)
 
     async def cancel(self, request_id: str) -> None:
         """End a request at the next step boundary, with the finish reason ``cancelled``."""

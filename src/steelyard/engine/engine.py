@@ -24,6 +24,7 @@ from steelyard.core.units import ceil_div
 from steelyard.engine.admission import check_request
 from steelyard.engine.completion import CompletionState, TextFactory
 from steelyard.engine.config import EngineConfig
+from steelyard.engine.constraints import GrammarStore, check_constraint
 from steelyard.engine.executor import Executor
 from steelyard.engine.promises import Promises
 from steelyard.engine.response import Response
@@ -61,6 +62,7 @@ class Engine:
         eos_token_ids: tokens that end a completion.
         vocab_size: for checking token ids in requests.
         observers: called after each step.
+        grammars: compiled constraints, the same that ``executor`` follows; ``None`` refuses requests with any.
     """
 
     def __init__(
@@ -73,9 +75,11 @@ class Engine:
         eos_token_ids: frozenset[int] = frozenset(),
         text: TextFactory | None = None,
         observers: tuple[Observer, ...] = (),
+        grammars: GrammarStore | None = None,
     ) -> None:
         self.config, self._executor, self._policy = config, executor, policy
         self._vocab_size, self._eos, self._text, self._observers = vocab_size, eos_token_ids, text, list(observers)
+        self._grammars = grammars
         self._kv = KVManager(
             KVCacheConfig(
                 num_blocks=config.num_kv_blocks,
@@ -111,6 +115,8 @@ class Engine:
     def submit(self, request: Request) -> Response:
         """Queue a request and return its growing response.
 
+        A constraint that nobody has prepared (:meth:`.constraints.GrammarStore.prepare`) is compiled here and now.
+
         Raises:
             EngineBusyError: if too many sequences wait already.
             EngineStoppedError: if the engine was closed.
@@ -127,6 +133,7 @@ class Engine:
             )
         if request.id in self._responses:
             raise ParamsError(f"{request.id!r} is in use", field="request_id", remedy="Choose a unique id")
+        check_constraint(request.params, self._grammars)
         sequences = [self._sequence(request, index) for index in range(request.params.n)]
         completions = tuple(self._completion(request, sequence) for sequence in sequences)
         response = Response(request, completions, now_s())
@@ -352,6 +359,8 @@ class Engine:
             response, completion = self._completions[sequence.id]
             if sequence.id in output.prompt_logprobs and sequence.index == 0:
                 response.note_prompt_logprobs(work.start + 1, output.prompt_logprobs[sequence.id])
+            if sequence.id in output.failed:
+                self._end(response, FinishReason.ERROR, output.failed[sequence.id])
             for token in output.sampled.get(sequence.id, ()):
                 completion.push(token)
                 response.note_token(now)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from steelyard.engine.build import LLMOptions
+from steelyard.serve.tools.formats import AUTO_FORMAT
 
 MAX_ENGINE_RESTARTS = 3
 
@@ -147,6 +148,19 @@ class ObserveConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolsConfig:
+    """How models call tools.
+
+    Attributes:
+        tool_call_parser: name of the format in which they do; ``auto`` asks each model's chat template.
+        enable_auto_tool_choice: the model may decide itself whether it calls any.
+    """
+
+    tool_call_parser: str = AUTO_FORMAT
+    enable_auto_tool_choice: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
     """Everything that the server is told.
 
@@ -165,4 +179,5 @@ class ServeConfig:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     sharing: SharingConfig = field(default_factory=SharingConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
+    tools: ToolsConfig = field(default_factory=ToolsConfig)
     engine: LLMOptions = field(default_factory=LLMOptions)

@@ -16,6 +16,7 @@ from steelyard.engine.engine import Engine
 from steelyard.engine.response import Response
 from steelyard.models.text.tokenizer import Tokenizer
 from steelyard.serve.keys import Principal
+from steelyard.serve.tools.plan import ToolPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class GenerationRequest:
         priority: lower is sooner.
         cache_salt: the client's own, within its principal's.
         timeout_s: it ends with what it has after this many seconds.
+        tools: how calls are read from its text; ``None`` if there are none.
     """
 
     id: str
@@ -39,6 +41,7 @@ class GenerationRequest:
     priority: int = 0
     cache_salt: str = ""
     timeout_s: float | None = None
+    tools: ToolPlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,7 +145,9 @@ class Service:
         ask = _ask(request, llm.parts.engine_config.max_model_len)
         _check_logprobs(request, ask)
         with self.admission.entered(ask, engine, lambda: _num_output_tokens(responses)):
-            responses += _submit_all(engine, self._engine_requests(request))
+            wanted = self._engine_requests(request)
+            await llm.prepare(request.params)
+            responses += _submit_all(engine, wanted)
             generation = Generation(request, responses, engine, llm.parts.tokenizer, model)
             self._active.add(generation)
             try:

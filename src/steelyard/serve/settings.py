@@ -28,7 +28,9 @@ from steelyard.serve.config import (
     ObserveConfig,
     ServeConfig,
     SharingConfig,
+    ToolsConfig,
 )
+from steelyard.serve.tools.formats import AUTO_FORMAT, TOOL_FORMATS
 
 logger = logging.getLogger("steelyard.serve")
 
@@ -271,6 +273,15 @@ SETTINGS: Mapping[str, Setting] = {
     "ping_interval": Setting(
         ObserveConfig, "ping_interval_s", read_seconds, "Seconds of silence after which a stream gets a comment."
     ),
+    "tool_call_parser": Setting(
+        ToolsConfig,
+        "tool_call_parser",
+        read_word(AUTO_FORMAT, *TOOL_FORMATS),
+        f"How models write calls of tools: {', '.join(TOOL_FORMATS)}, or as the chat template teaches (auto).",
+    ),
+    "enable_auto_tool_choice": Setting(
+        ToolsConfig, "enable_auto_tool_choice", read_switch, "Let the model decide whether it calls tools."
+    ),
     "device": Setting(LLMOptions, "device", read_text, "auto, cpu, cuda or cuda:N."),
     "dtype": Setting(LLMOptions, "dtype", read_text, "auto, float32, bfloat16 or float16."),
     "quantization": Setting(
@@ -338,6 +349,7 @@ def _config(given: Mapping[str, Any]) -> ServeConfig:
         limits=LimitsConfig(**group(LimitsConfig)),
         sharing=_sharing(_Sharing(**group(_Sharing)), engine),
         observe=ObserveConfig(**group(ObserveConfig)),
+        tools=ToolsConfig(**group(ToolsConfig)),
         engine=engine,
     )
 

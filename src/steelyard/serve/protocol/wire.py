@@ -16,6 +16,7 @@ from steelyard.core.request import FinishReason
 from steelyard.serve.errors import invalid
 from steelyard.serve.generation import GenerationRequest, Usage
 from steelyard.serve.keys import Principal
+from steelyard.serve.tools.plan import ToolPlan
 
 # Names of SamplingParams that requests use as they are.
 _SAME_NAMES = (
@@ -85,13 +86,6 @@ class GenerationFields(WireModel):
         default=None, gt=0, le=1e6, description="Seconds after which the answer ends as it is."
     )
 
-    response_format: dict[str, JsonValue] | None = None
-    structured_outputs: dict[str, JsonValue] | None = None
-    guided_json: JsonValue = None
-    guided_regex: str | None = None
-    guided_choice: list[str] | None = None
-    guided_grammar: str | None = None
-
     user: str | None = Field(default=None, description="Accepted and ignored, as the next ones.")
     metadata: dict[str, JsonValue] | None = None
     store: bool | None = None
@@ -135,7 +129,12 @@ class GenerationFields(WireModel):
         return replace(defaults, **{**changes, **more})
 
     def generation(
-        self, id: str, prompts: tuple[tuple[int, ...], ...], params: SamplingParams, principal: Principal
+        self,
+        id: str,
+        prompts: tuple[tuple[int, ...], ...],
+        params: SamplingParams,
+        principal: Principal,
+        tools: ToolPlan | None = None,
     ) -> GenerationRequest:
         """Return what the engines are asked for."""
         return GenerationRequest(
@@ -146,6 +145,7 @@ class GenerationFields(WireModel):
             priority=self.priority or 0,
             cache_salt=self.cache_salt or "",
             timeout_s=self.timeout,
+            tools=tools,
         )
 
 

@@ -7,8 +7,11 @@ from fastapi import APIRouter, Request
 from steelyard.engine.async_llm import AsyncLLM
 from steelyard.serve.prompts import chat_prompt, text_of, text_prompt
 from steelyard.serve.protocol.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
+from steelyard.serve.protocol.tools import read_tools
 from steelyard.serve.routes.body import described, principal_of, read_body
 from steelyard.serve.service import Service
+from steelyard.serve.tools.formats import tool_format
+from steelyard.serve.tools.prompt import tool_conversation
 
 
 def tokens_router(service: Service) -> APIRouter:
@@ -22,7 +25,7 @@ def tokens_router(service: Service) -> APIRouter:
         body.check()
         with service.admission.received(principal_of(request).name):
             async with service.model(body.model) as llm:
-                ids = await _token_ids(llm, body)
+                ids = await _token_ids(llm, body, service)
                 return {
                     "tokens": list(ids),
                     "count": len(ids),
@@ -41,8 +44,15 @@ def tokens_router(service: Service) -> APIRouter:
     return router
 
 
-async def _token_ids(llm: AsyncLLM, body: TokenizeRequest) -> tuple[int, ...]:
+async def _token_ids(llm: AsyncLLM, body: TokenizeRequest, service: Service) -> tuple[int, ...]:
     if body.messages is None:
         return await text_prompt(llm, body.prompt or "", add_special_tokens=body.add_special_tokens)
-    arguments, generate = body.chat_template_kwargs, body.add_generation_prompt
-    return await chat_prompt(llm, body.messages, add_generation_prompt=generate, arguments=arguments)
+    style = tool_format(llm.parts.chat_template, service.config.tools.tool_call_parser)
+    messages, tools = tool_conversation(body.messages, read_tools(body.tools), style)
+    return await chat_prompt(
+        llm,
+        messages,
+        add_generation_prompt=body.add_generation_prompt,
+        arguments=body.chat_template_kwargs,
+        tools=tools,
+    )
