@@ -9,7 +9,7 @@ import pytest
 from steelyard.core.errors import ParamsError
 from steelyard.core.units import GIB, MIB
 from steelyard.models.catalogue import default_model
-from steelyard.serve.config import ModelSpec, ServeConfig, ToolsConfig
+from steelyard.serve.config import KeyLimits, ModelSpec, ServeConfig, SharingConfig, ToolsConfig
 from steelyard.serve.files import read_config_file, read_key_file
 from steelyard.serve.settings import SETTINGS, load_config
 
@@ -58,6 +58,15 @@ def test_values_are_read():
     assert "12345678" not in repr(config)
 
 
+def test_limits_of_all_keys():
+    flags = {"requests_per_min": "60", "tokens_per_min": "1e4", "max_concurrent": "3", "kv_overcommit": "2"}
+    config = load_config(flags | {"max_engine_restarts": "0"})
+    assert config.sharing == SharingConfig(
+        default=KeyLimits(requests_per_min=60, tokens_per_min=1e4, max_concurrent=3), kv_overcommit=2
+    )
+    assert config.max_engine_restarts == 0
+
+
 def test_served_names():
     config = load_config({"models": ["x.gguf"], "served_model_name": ["one", "two"]})
     assert config.models == (ModelSpec(source="x.gguf", names=("one", "two")),)
@@ -83,6 +92,7 @@ def test_unknown_variables_get_a_warning(caplog, monkeypatch):
         ("port", "eighty"), ("port", -1), ("port", True), ("port", 1.5), ("max_body_bytes", "0"),
         ("model_memory", "much"), ("drain_timeout", "0"), ("drain_timeout", "nan"), ("drain_timeout", []),
         ("log_level", "loud"), ("log_format", "xml"), ("enable_docs", "perhaps"),
+        ("requests_per_min", "0"), ("tokens_per_min", "inf"), ("max_concurrent", 0), ("kv_overcommit", True),
         ("models", ["a=x", "a=y"]), ("models", ["x", "x"]),
     ],
 )  # fmt: skip

@@ -206,6 +206,13 @@ class AsyncLLM:
         ids = self.encode(token_ids)
         return await self._executor.call(partial(self.parts.prober.logits, ids))
 
+    async def stopped(self) -> BaseException | None:
+        """Wait until the engine steps no more; return what it died of, or ``None`` if it was closed in order."""
+        self.start()
+        assert self._loop_task is not None
+        await asyncio.wait({self._loop_task})
+        return None if self._loop_task.cancelled() else self._loop_task.exception()
+
     async def close(self) -> None:
         """Stop the engine; unfinished requests end with an error."""
         if self._engine is None:

@@ -43,6 +43,13 @@ def chat_router(service: Service) -> APIRouter:
             params = plan.params(body.params(llm.default_params), llm.tokenizer)
             return body.generation(dialect.id, (prompt,), params, principal, plan)
 
-        return Exchange(service, model=body.model, prepare=prepare, dialect=dialect, stream=bool(body.stream))
+        return Exchange(
+            service,
+            model=body.model,
+            prepare=prepare,
+            dialect=dialect,
+            stream=bool(body.stream),
+            timeout_s=body.timeout,
+        )
 
     return router

@@ -35,6 +35,13 @@ def completions_router(service: Service) -> APIRouter:
             ]
             return body.generation(dialect.id, tuple(prompts), body.params(llm.default_params), principal)
 
-        return Exchange(service, model=body.model, prepare=prepare, dialect=dialect, stream=bool(body.stream))
+        return Exchange(
+            service,
+            model=body.model,
+            prepare=prepare,
+            dialect=dialect,
+            stream=bool(body.stream),
+            timeout_s=body.timeout,
+        )
 
     return router
