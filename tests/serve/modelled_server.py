@@ -54,13 +54,13 @@ class ModelledLLM:
             self._task = asyncio.get_running_loop().create_task(self._engine.run())
         return self._engine
 
-    async def prepare(self, params: SamplingParams) -> None:
-        """There is nothing to compile."""
-
     async def stopped(self) -> BaseException | None:
         self.start()
         await asyncio.wait({self._task})
         return self._task.exception()
+
+    async def prepare(self, params: SamplingParams) -> None:
+        assert params.constraint is None, "the modelled machine follows none"
 
     async def close(self) -> None:
         await self.start().close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from modelled_server import ModelledServer, completion, modelled_server, post
+from modelled_server import ModelledServer, completion, modelled_server, post, until
 
 from steelyard.serve.config import KeyLimits, SharingConfig
 from steelyard.sim.virtual import run_virtual
@@ -61,8 +61,7 @@ def test_weights_divide_a_busy_machine():
                 done[key] += 1
 
             tasks = [asyncio.create_task(one(key, number)) for number in range(150) for key in done]
-            while sum(done.values()) < 120:
-                await asyncio.sleep(0.01)
+            await until(lambda: sum(done.values()) >= 120)
             counts = done["big"], done["small"]
             for task in tasks:
                 task.cancel()

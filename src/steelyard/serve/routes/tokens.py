@@ -25,7 +25,7 @@ def tokens_router(service: Service) -> APIRouter:
         body.check()
         with service.admission.received(principal_of(request).name):
             async with service.model(body.model) as llm:
-                ids = await _token_ids(llm, body, service)
+                ids = await _token_ids(llm, body, service.config.tools.tool_call_parser)
                 return {
                     "tokens": list(ids),
                     "count": len(ids),
@@ -44,15 +44,10 @@ def tokens_router(service: Service) -> APIRouter:
     return router
 
 
-async def _token_ids(llm: AsyncLLM, body: TokenizeRequest, service: Service) -> tuple[int, ...]:
+async def _token_ids(llm: AsyncLLM, body: TokenizeRequest, tool_call_parser: str) -> tuple[int, ...]:
     if body.messages is None:
         return await text_prompt(llm, body.prompt or "", add_special_tokens=body.add_special_tokens)
-    style = tool_format(llm.parts.chat_template, service.config.tools.tool_call_parser)
+    style = tool_format(llm.parts.chat_template, tool_call_parser)
     messages, tools = tool_conversation(body.messages, read_tools(body.tools), style)
-    return await chat_prompt(
-        llm,
-        messages,
-        add_generation_prompt=body.add_generation_prompt,
-        arguments=body.chat_template_kwargs,
-        tools=tools,
-    )
+    arguments, generate = body.chat_template_kwargs, body.add_generation_prompt
+    return await chat_prompt(llm, messages, add_generation_prompt=generate, arguments=arguments, tools=tools)
