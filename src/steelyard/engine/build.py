@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 
 from steelyard.core.errors import MemoryBudgetError, ParamsError
+from steelyard.core.garbage import paused_collection
 from steelyard.core.params import SamplingParams
 from steelyard.core.units import ceil_div, format_bytes
 from steelyard.engine.completion import TextFactory
@@ -34,11 +35,12 @@ from steelyard.models.decoder import Decoder
 from steelyard.models.fused import FusedDecoder, why_not_fused
 from steelyard.models.load import LoadedModel, load_model
 from steelyard.models.quantised import WEIGHT_ONLY, Quantization, held_bytes, holds_blocks, settle_quantization
-from steelyard.models.resolve import ResolvedModel, open_weights, resolve_model
+from steelyard.models.resolve import open_weights, resolve_model
 from steelyard.models.text.chat import ChatTemplate
 from steelyard.models.text.detokenizer import IncrementalDetokenizer
 from steelyard.models.text.load import load_text
 from steelyard.models.text.tokenizer import Tokenizer
+from steelyard.models.weights.source import WeightSource
 from steelyard.policies.schedule import make_schedule_policy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -144,6 +146,7 @@ def text_factory(tokenizer: Tokenizer | None) -> TextFactory | None:
     )
 
 
+@paused_collection()
 def build_parts(model: str | None, options: LLMOptions) -> Parts:
     """Resolve, load and prepare a model.
 
@@ -158,10 +161,11 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     policy = make_schedule_policy(options.schedule_policy)
     del policy  # made only to find a wrong name before minutes of loading
     resolved = resolve_model(model if model is not None else default_model())
-    quantization = choose_quantization(resolved, options, device)
-    check_weights_fit(resolved, device, dtype, quantization)
-    loaded = load_model(resolved, device=device, dtype=dtype, quantization=quantization)
-    text = load_text(resolved)
+    with closing(open_weights(resolved)) as source:
+        quantization = choose_quantization(source, options, device)
+        check_weights_fit(resolved.name, source, device, dtype, quantization)
+        loaded = load_model(resolved, device=device, dtype=dtype, quantization=quantization, source=source)
+        text = load_text(resolved, source)
     network, row_tile = prepare_model(loaded.module, quantization, device)
     release_freed_memory()
     shape = kv_shape(loaded, options, dtype, device)
@@ -248,26 +252,24 @@ def decode_steps(loaded: LoadedModel, store: KVStore, config: EngineConfig) -> D
     return cast(DecodeSteps, make(loaded.module, store, **sizes))
 
 
-def choose_quantization(resolved: ResolvedModel, options: LLMOptions, device: torch.device) -> Quantization:
+def choose_quantization(source: WeightSource, options: LLMOptions, device: torch.device) -> Quantization:
     """Return what the weights will be held as; see :func:`steelyard.models.quantised.settle_quantization`."""
-    with closing(open_weights(resolved)) as source:
-        blocks = holds_blocks(source)
+    blocks = holds_blocks(source)
     return settle_quantization(options.quantization, device=device, dtype=options.dtype, stored_blocks=blocks)
 
 
 def check_weights_fit(
-    resolved: ResolvedModel, device: torch.device, dtype: torch.dtype, quantization: Quantization
+    name: str, source: WeightSource, device: torch.device, dtype: torch.dtype, quantization: Quantization
 ) -> None:
-    """Raise :class:`MemoryBudgetError` if the weights alone are more than the memory now available."""
-    with closing(open_weights(resolved)) as source:
-        needed = held_bytes(source, quantization, dtype)
+    """Raise :class:`MemoryBudgetError` if a model's weights alone are more than the memory now available."""
+    needed = held_bytes(source, quantization, dtype)
     available = _available_bytes(device)
     if needed > available:
         raise MemoryBudgetError(
             f"the weights need {format_bytes(needed)} in {_held_as(quantization, dtype)}, "
             f"{format_bytes(available)} are available",
             field="model",
-            remedy=f"See what would fit with `steelyard fit {resolved.name}`: a smaller dtype, or a smaller model",
+            remedy=f"See what would fit with `steelyard fit {name}`: a smaller dtype, or a smaller model",
         )
 
 
