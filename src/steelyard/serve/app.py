@@ -18,6 +18,7 @@ from steelyard.serve.limits import RequestLimits
 from steelyard.serve.routes.adapters import adapters_router
 from steelyard.serve.routes.chat import chat_router
 from steelyard.serve.routes.completions import completions_router
+from steelyard.serve.routes.embeddings import embeddings_router
 from steelyard.serve.routes.health import health_router
 from steelyard.serve.routes.metrics import metrics_router
 from steelyard.serve.routes.models import models_router
@@ -56,6 +57,7 @@ def create_app(service: Service, config: ServeConfig) -> FastAPI:
         chat_router(service),
         completions_router(service),
         tokens_router(service),
+        embeddings_router(service),
         adapters_router(),
     ):
         app.include_router(router)

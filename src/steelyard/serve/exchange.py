@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -20,12 +20,17 @@ from steelyard.serve.service import Service
 from steelyard.serve.sse import DONE, ServerEvent, event_stream, to_json
 
 
-class Dialect(Protocol):
-    """How a generation is told."""
+class Teller(Protocol):
+    """How a generation is told in the end."""
 
     def answer(self, generation: Generation) -> Mapping[str, Any]:
         """Return the whole answer of a generation that has ended."""
         ...
+
+
+@runtime_checkable
+class Dialect(Teller, Protocol):
+    """How a generation is told in the end, and how while it grows."""
 
     def events(self, generation: Generation) -> AsyncIterator[ServerEvent]:
         """Yield what is streamed, as it comes."""
@@ -48,11 +53,11 @@ class Exchange(Response):
         model: the name that the client gave.
         prepare: called with the model.
         dialect: tells what comes of it.
-        stream: send events.
+        stream: send events; the dialect must be a :class:`Dialect`.
     """
 
     def __init__(
-        self, service: Service, *, model: str | None, prepare: Preparation, dialect: Dialect, stream: bool
+        self, service: Service, *, model: str | None, prepare: Preparation, dialect: Teller, stream: bool
     ) -> None:
         self.background = None
         self.status_code = 200
@@ -86,6 +91,7 @@ class Exchange(Response):
         await send({"type": "http.response.body", "body": body})
 
     async def _send_events(self, generation: Generation, send: Send) -> None:
+        assert isinstance(self._dialect, Dialect)
         async with event_stream(send, ping_interval_s=self._service.config.observe.ping_interval_s) as writer:
             try:
                 async for event in self._dialect.events(generation):
