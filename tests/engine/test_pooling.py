@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from random import Random
 
 import numpy as np
@@ -129,7 +130,9 @@ def test_modelled_engines_pool_too(kind, policy, overlap_steps):
     outputs, _ = run_virtual(serve(requests, executor, policy, **sizes))
     wanted = (sum(WATCHED) / len(WATCHED), 1.0) if kind is PoolingKind.MEAN else (float(WATCHED[-1]), 1.0)
     assert outputs[0].pooled == wanted
-    assert all((output.pooled is None) == (request.pooling is None) for output, request in zip(outputs, requests, strict=True))
+    assert all(
+        (output.pooled is None) == (request.pooling is None) for output, request in zip(outputs, requests, strict=True)
+    )
 
 
 def test_the_prefix_cache_serves_last_tokens_but_not_means():
@@ -162,9 +165,7 @@ def test_a_prompt_that_is_given_up_has_no_vector():
         )
         loop = asyncio.create_task(engine.run())
         pooling = PoolingParams()
-        request = Request(
-            id="late", prompt_token_ids=WATCHED, params=NO_SAMPLING, pooling=pooling, deadline_s=0.03
-        )
+        request = Request(id="late", prompt_token_ids=WATCHED, params=NO_SAMPLING, pooling=pooling, deadline_s=0.03)
         output = await engine.submit(request).result()
         await engine.close()
         await loop
@@ -196,14 +197,16 @@ def test_what_is_pooled_is_not_continued(changes, field):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.integers(0, 1 << 30), st.lists(st.integers(0, 40), max_size=5), st.sampled_from(PoolingKind))
+@given(
+    st.integers(1, 40), st.integers(0, 1 << 30), st.lists(st.integers(0, 40), max_size=5), st.sampled_from(PoolingKind)
+)
 def test_chunks_do_not_matter(num_tokens, seed, cuts, kind):
     hidden = torch.randn(num_tokens, 8, generator=torch.Generator().manual_seed(seed)) * 30
     params = PoolingParams(kind=kind, normalize=False)
 
     def pooled(borders: list[int]) -> tuple[float, ...]:
         vector = PooledVector(params, num_tokens)
-        for start, end in zip(borders, borders[1:], strict=False):
+        for start, end in pairwise(borders):
             vector.add(start, pool_rows(hidden[start:end], kind, reaches_end=end == num_tokens))
         return vector.value()
 

@@ -36,11 +36,13 @@ class SampledToken:
         token_id: the token.
         logprob: its own log-probability, if the request asked for logprobs.
         top_logprobs: the likeliest tokens, best first, as many as the request asked for.
+        completes: nothing may follow it: the request's constraint is fulfilled.
     """
 
     token_id: int
     logprob: TokenLogprob | None = None
     top_logprobs: tuple[TokenLogprob, ...] = ()
+    completes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

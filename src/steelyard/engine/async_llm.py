@@ -133,11 +133,13 @@ class AsyncLLM:
         With ``pooling`` the response gets the prompt's vector and no tokens; ``params`` must be ``NO_SAMPLING`` then.
         """
         engine = self.start()
+        chosen = params if params is not None else self.default_params
+        await self.prepare(chosen)
         await engine.wait_for_room()
         request = Request(
             id=request_id if request_id is not None else f"request-{next(self._request_ids)}",
             prompt_token_ids=self.encode(prompt),
-            params=params if params is not None else self.default_params,
+            params=chosen,
             priority=priority,
             cache_salt=cache_salt,
             tenant=tenant,
@@ -145,6 +147,17 @@ class AsyncLLM:
             pooling=pooling,
         )
         return engine.submit(request)
+
+    async def prepare(self, params: SamplingParams) -> None:
+        """Compile the constraint of ``params``, if there is one, off the event loop; :meth:`submit` does it too.
+
+        For those who submit to the engine themselves, which would compile it on the event loop.
+
+        Raises:
+            ParamsError: if it is wrong, too complex or takes too long, or the model has no tokenizer.
+        """
+        if self.parts.grammars is not None:
+            await self.parts.grammars.prepare(params)
 
     async def cancel(self, request_id: str) -> None:
         """End a request at the next step boundary, with the finish reason ``cancelled``."""
@@ -213,6 +226,13 @@ class AsyncLLM:
         """Return ``[tokens, vocab_size]`` float32 logits: row i predicts token i + 1."""
         ids = self.encode(token_ids)
         return await self._executor.call(partial(self.parts.prober.logits, ids))
+
+    async def stopped(self) -> BaseException | None:
+        """Wait until the engine steps no more; return what it died of, or ``None`` if it was closed in order."""
+        self.start()
+        assert self._loop_task is not None
+        await asyncio.wait({self._loop_task})
+        return None if self._loop_task.cancelled() else self._loop_task.exception()
 
     async def close(self) -> None:
         """Stop the engine; unfinished requests end with an error."""

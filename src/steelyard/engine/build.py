@@ -14,6 +14,7 @@ from steelyard.core.params import SamplingParams
 from steelyard.core.units import ceil_div, format_bytes
 from steelyard.engine.completion import TextFactory
 from steelyard.engine.config import EngineConfig
+from steelyard.engine.constraints import ConstraintFollower, GrammarBackend, GrammarStore, llguidance_installed
 from steelyard.engine.engine import Engine
 from steelyard.engine.executor import Executor
 from steelyard.engine.model_runner import DecodeSteps, ModelRunner
@@ -116,6 +117,7 @@ class Parts:
     engine_config: EngineConfig
     eos_token_ids: frozenset[int]
     schedule_policy: str
+    grammars: GrammarStore | None
 
     def make_engine(self, executor: Executor, observers: tuple[Observer, ...] = ()) -> Engine:
         """Return a fresh engine of these parts around ``executor``; call it inside the event loop that will step it."""
@@ -127,6 +129,7 @@ class Parts:
             eos_token_ids=self.eos_token_ids,
             text=text_factory(self.tokenizer),
             observers=observers,
+            grammars=self.grammars,
         )
 
 
@@ -134,7 +137,11 @@ def text_factory(tokenizer: Tokenizer | None) -> TextFactory | None:
     """Return what makes a detokeniser per completion, or ``None`` without a tokenizer."""
     if tokenizer is None:
         return None
-    return lambda params: IncrementalDetokenizer(tokenizer, skip_special_tokens=params.skip_special_tokens)
+    return lambda params: IncrementalDetokenizer(
+        tokenizer,
+        skip_special_tokens=params.skip_special_tokens,
+        continues_text=params.constraint is not None,  # a constraint speaks of all bytes, a leading space included
+    )
 
 
 def build_parts(model: str | None, options: LLMOptions) -> Parts:
@@ -162,7 +169,9 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     eos = loaded.eos_token_ids | (text.tokenizer.eos_token_ids if text.tokenizer else frozenset())
     store = make_kv_store(shape, config.num_kv_blocks, device)
     decodes = decode_steps(loaded, store, config) if options.decode_graphs else None
-    runner = ModelRunner(network, store, Sampler(eos_token_ids=eos), row_tile, decodes)
+    grammars = grammar_store(text.tokenizer, loaded.config.vocab_size, eos)
+    follower = ConstraintFollower(grammars) if grammars is not None else None
+    runner = ModelRunner(network, store, Sampler(eos_token_ids=eos), row_tile, decodes, follower)
     prober = Prober(
         runner,
         shape,
@@ -183,7 +192,28 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
         engine_config=config,
         eos_token_ids=eos,
         schedule_policy=options.schedule_policy,
+        grammars=grammars,
     )
+
+
+def grammar_store(tokenizer: Tokenizer | None, vocab_size: int, eos_token_ids: frozenset[int]) -> GrammarStore | None:
+    """Return where constraints are compiled for a model, or ``None`` without a tokenizer."""
+    if tokenizer is None:
+        return None
+    return GrammarStore(lambda: make_grammar_backend(tokenizer, vocab_size, eos_token_ids))
+
+
+def make_grammar_backend(tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]) -> GrammarBackend:
+    """Return what compiles constraints for a vocabulary; some tenths of a second.
+
+    Raises:
+        ParamsError: if the library is not installed, or the model has no end token.
+    """
+    if not llguidance_installed():
+        problem = "the package llguidance, which constrained output needs, is not installed"
+        raise ParamsError(problem, field="constraint", remedy="Install steelyard[serve], or leave it out")
+    make = import_module("steelyard.engine.llguidance_backend").LlguidanceBackend
+    return cast(GrammarBackend, make(tokenizer, vocab_size, eos_token_ids))
 
 
 def prepare_model(decoder: Decoder, quantization: Quantization, device: torch.device) -> tuple[LanguageModel, int]:

@@ -13,7 +13,7 @@ from steelyard import __version__
 from steelyard.serve.config import ServeConfig
 from steelyard.serve.envelope import Envelope
 from steelyard.serve.errors import install_error_answers
-from steelyard.serve.keys import KeyGate, KeyRing
+from steelyard.serve.keys import KeyGate
 from steelyard.serve.limits import RequestLimits
 from steelyard.serve.routes.adapters import adapters_router
 from steelyard.serve.routes.chat import chat_router
@@ -31,7 +31,6 @@ def create_app(service: Service, config: ServeConfig) -> FastAPI:
     """Return the application around ``service``, which its lifespan starts and closes.
 
     Raises:
-        ParamsError: if a key is no good.
         ResourceError: if traces are asked for and OpenTelemetry is not installed.
     """
     endpoint = config.observe.otlp_endpoint
@@ -69,7 +68,7 @@ def create_app(service: Service, config: ServeConfig) -> FastAPI:
 def _add_layers(app: FastAPI, service: Service, config: ServeConfig, tracing: Tracing | None) -> None:
     """Put the layers around the routes; the last one added is the outermost."""
     app.add_middleware(RequestLimits, limits=config.limits)
-    app.add_middleware(KeyGate, keys=KeyRing(config.access.api_keys))
+    app.add_middleware(KeyGate, keys=service.keys)
     if config.listen.allowed_origins:  # outside the gate: browsers ask for leave without a key
         app.add_middleware(
             CORSMiddleware, allow_origins=config.listen.allowed_origins, allow_methods=["*"], allow_headers=["*"]

@@ -31,7 +31,7 @@ class PoolingFields(WireModel):
     add_special_tokens: bool | None = None
     priority: int | None = Field(default=None, ge=-(1 << 31), lt=1 << 31, description="Lower is sooner.")
     cache_salt: str | None = Field(default=None, max_length=256)
-    timeout: float | None = Field(default=None, gt=0, description="Seconds after which the request is given up.")
+    timeout: float | None = Field(default=None, gt=0, le=1e6, description="Seconds after which it is given up.")
     user: str | None = Field(default=None, description="Accepted and ignored.")
 
     async def encoded(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from steelyard.engine.async_llm import AsyncLLM
-from steelyard.serve.exchange import Exchange
+from steelyard.serve.exchange import Exchange, Preparation, Teller
 from steelyard.serve.generation import GenerationRequest
 from steelyard.serve.identity import new_id, unix_seconds
 from steelyard.serve.protocol.embeddings import EmbeddingRequest, EmbeddingTeller
+from steelyard.serve.protocol.pooling import PoolingFields
 from steelyard.serve.protocol.scores import RerankRequest, RerankTeller, ScoreRequest, ScoreTeller
 from steelyard.serve.routes.body import described, principal_of, read_body
 from steelyard.serve.service import Service
@@ -31,7 +32,7 @@ def embeddings_router(service: Service) -> APIRouter:
             prompts = await body.encoded(llm, body.texts, "input")
             return body.pooled(teller.id, prompts, principal, normalize=body.normalize is not False)
 
-        return Exchange(service, model=body.model, prepare=prepare, dialect=teller, stream=False)
+        return _exchange(service, body, prepare, teller)
 
     @router.post("/score", openapi_extra=described(ScoreRequest))
     @router.post("/v1/score", openapi_extra=described(ScoreRequest))
@@ -48,7 +49,7 @@ def embeddings_router(service: Service) -> APIRouter:
             prompts = await body.encoded(llm, first, "text_1") + await body.encoded(llm, second, "text_2")
             return body.pooled(teller.id, prompts, principal)
 
-        return Exchange(service, model=body.model, prepare=prepare, dialect=teller, stream=False)
+        return _exchange(service, body, prepare, teller)
 
     async def rerank(request: Request) -> Exchange:
         """Return the documents that are most like a query, best first."""
@@ -63,8 +64,12 @@ def embeddings_router(service: Service) -> APIRouter:
             documents = await body.encoded(llm, body.texts, "documents", body.max_tokens_per_doc)
             return body.pooled(teller.id, query + documents, principal)
 
-        return Exchange(service, model=body.model, prepare=prepare, dialect=teller, stream=False)
+        return _exchange(service, body, prepare, teller)
 
     for path in ("/v1/rerank", "/rerank", "/v2/rerank"):
         router.add_api_route(path, rerank, methods=["POST"], openapi_extra=described(RerankRequest))
     return router
+
+
+def _exchange(service: Service, body: PoolingFields, prepare: Preparation, teller: Teller) -> Exchange:
+    return Exchange(service, model=body.model, prepare=prepare, dialect=teller, stream=False, timeout_s=body.timeout)
