@@ -215,7 +215,7 @@ class AsyncLLM:
         responses: list[Response] = []
         try:
             for ids in [self.encode(text) for text in texts]:
-                responses.append(await self.submit(ids, NO_SAMPLING, pooling=pooling or PoolingParams()))
+                responses += [await self.submit(ids, NO_SAMPLING, pooling=pooling or PoolingParams())]
             return torch.tensor([(await response.result()).pooled for response in responses])
         finally:
             for response in responses:
