@@ -144,3 +144,10 @@ def test_what_cannot_be_is_refused_by_name(http, changes, name):
     assert told["type"] == "error"
     assert told["error"]["type"] == "invalid_request_error"
     assert told["error"]["message"].startswith(name)
+
+
+def test_what_the_browsers_gate_says_stays_as_it_is(live):
+    headers = {"Origin": "https://bad.example", "Access-Control-Request-Method": "POST"}
+    answer = httpx.options(live.url + "/v1/messages", headers=headers)
+    assert answer.status_code == 400
+    assert "origin" in answer.text

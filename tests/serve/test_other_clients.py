@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import litellm
+import os
+from importlib import import_module
+
 import pytest
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from live_server import KEYS, LiveServer
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network for prices when it is imported
+litellm = import_module("litellm")
 
 ASK = "Name the capital of France."
 

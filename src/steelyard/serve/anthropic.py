@@ -39,7 +39,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers["request-id"] = headers.get("x-request-id", "")
-            if message["status"] >= 400:
+            if message["status"] >= 400 and headers.get("content-type") == "application/json":  # CORS answers in text
                 self._start = message
                 return
         if self._start is None:

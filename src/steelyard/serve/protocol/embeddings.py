@@ -7,7 +7,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -29,10 +29,9 @@ class EmbeddingRequest(PoolingFields):
     @property
     def texts(self) -> list[PromptInput]:
         """All texts, each as text or token ids."""
-        given = self.input
-        if isinstance(given, str) or (given and isinstance(given[0], int)):
-            return [given]  # type: ignore[list-item]
-        return list(given)
+        given: Any = self.input
+        is_one = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
+        return [given] if is_one else given
 
     def check_dimensions(self, hidden_size: int) -> None:
         """Raise :class:`ApiError` if vectors are to be longer than the model's."""

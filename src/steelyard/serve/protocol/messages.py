@@ -91,9 +91,9 @@ class MessagesRequest(CountRequest):
         """Return ``defaults`` with what the request says in their place.
 
         Raises:
-            ApiError: if a value is out of range.
+            ParamsError: if a value is out of range.
         """
-        given = {
+        given: dict[str, Any] = {
             "max_tokens": self.max_tokens, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k,
             "stop": self.stop_sequences,
         }  # fmt: skip
