@@ -145,8 +145,9 @@ class Service:
         ask = _ask(request, llm.parts.engine_config.max_model_len)
         _check_logprobs(request, ask)
         with self.admission.entered(ask, engine, lambda: _num_output_tokens(responses)):
+            wanted = self._engine_requests(request)  # their time runs while a constraint is compiled, too
             await llm.prepare(request.params)
-            responses += _submit_all(engine, self._engine_requests(request))
+            responses += _submit_all(engine, wanted)
             generation = Generation(request, responses, engine, llm.parts.tokenizer, model)
             self._active.add(generation)
             try:
