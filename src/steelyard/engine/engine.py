@@ -274,7 +274,7 @@ class Engine:
         if not works:
             self._observe(start_s, schedule, batch, StepOutput({}))
             return
-        self._view.sampling = frozenset(work.sequence.id for work in works if work.samples)
+        self._view.sampling = frozenset(work.sequence.id for work in works if work.reaches_end)
         self._advance(batch)
         execution = asyncio.create_task(self._executor.execute(batch))
         self._flight = _Flight(start_s, schedule, batch, execution)
@@ -361,12 +361,19 @@ class Engine:
                 response.note_prompt_logprobs(work.start + 1, output.prompt_logprobs[sequence.id])
             if sequence.id in output.failed:
                 self._end(response, FinishReason.ERROR, output.failed[sequence.id])
+            if sequence.pooling is not None:
+                self._commit_pooled(work, response, output.pooled[sequence.id])
             for token in output.sampled.get(sequence.id, ()):
                 completion.push(token)
                 response.note_token(now)
                 if completion.finish_reason is not None:
                     self._finish(sequence)
                     break
+
+    def _commit_pooled(self, work: SequenceWork, response: Response, part: tuple[float, ...]) -> None:
+        response.note_pooled(work.start, part, is_last=work.reaches_end)
+        if work.reaches_end:
+            self._end(response, FinishReason.STOP)
 
     # -- consequences ---------------------------------------------------------------------------------------------
 
@@ -387,6 +394,7 @@ class Engine:
             priority=request.priority,
             cache_salt=request.cache_salt,
             tenant=request.tenant,
+            pooling=request.pooling,
         )
 
     def _longest_blocks(self, sequence: Sequence) -> int:

@@ -17,6 +17,7 @@ from steelyard.core.units import round_up
 from steelyard.cost.operators import ATTENTION, ELEMENTWISE, LINEAR, LM_HEAD, SAMPLING
 from steelyard.engine.constraints import ConstraintFollower
 from steelyard.engine.logprobs import prompt_logprobs
+from steelyard.engine.pooling import pool_rows
 from steelyard.engine.sampling import Sampler
 from steelyard.memory.kv_store import KVStore
 from steelyard.memory.paged_kv import KVShape
@@ -83,10 +84,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> StepOutput:
-        """Compute one step: write KV, attend, and sample for every work item that reaches its last known token."""
-        hidden = self._hidden(batch.works, self._store)
-        sampled, failed = self._sample(batch.works, hidden)
-        return StepOutput(sampled, self._prompt_logprobs(batch.works, hidden), failed)
+        """Compute one step: write KV, attend, and sample or pool the work items that want it."""
+        works, hidden = batch.works, self._hidden(batch.works, self._store)
+        sampled, failed = self._sample(works, hidden)
+        return StepOutput(sampled, self._prompt_logprobs(works, hidden), failed, _pool(works, hidden))
 
     def take_profile(self) -> dict[str, float]:
         """Return seconds spent per operator of :mod:`steelyard.cost.operators` since the last call.
@@ -102,7 +103,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def hidden(self, sequence_work: Sequence[SequenceWork], store: KVStore) -> Tensor:
-        """Return ``[tokens, hidden_size]`` for works over another store (scoring and embedding use a private one)."""
+        """Return ``[tokens, hidden_size]`` for works over another store (scoring uses a private one)."""
         return self._hidden(sequence_work, store)
 
     @torch.inference_mode()
@@ -169,3 +170,15 @@ class ModelRunner:
         for start in range(0, len(targets), _LOGITS_ROWS):
             rows = slice(start, start + _LOGITS_ROWS)
             yield from prompt_logprobs(self._model.logits(hidden[rows]), targets[rows], num_top)
+
+
+def _pool(works: Sequence[SequenceWork], hidden: Tensor) -> dict[int, tuple[float, ...]]:
+    """Return what the step adds to the vectors of sequences that are pooled."""
+    found, row = {}, 0
+    for work in works:
+        pooling = work.sequence.pooling
+        if pooling is not None:
+            rows = hidden[row : row + work.num_tokens]
+            found[work.sequence.id] = pool_rows(rows, pooling.kind, reaches_end=work.reaches_end)
+        row += work.num_tokens
+    return found

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from steelyard import __version__
+from steelyard.serve.anthropic import AnthropicAnswers
 from steelyard.serve.config import ServeConfig
 from steelyard.serve.envelope import Envelope
 from steelyard.serve.errors import install_error_answers
@@ -18,7 +19,9 @@ from steelyard.serve.limits import RequestLimits
 from steelyard.serve.routes.adapters import adapters_router
 from steelyard.serve.routes.chat import chat_router
 from steelyard.serve.routes.completions import completions_router
+from steelyard.serve.routes.embeddings import embeddings_router
 from steelyard.serve.routes.health import health_router
+from steelyard.serve.routes.messages import messages_router
 from steelyard.serve.routes.metrics import metrics_router
 from steelyard.serve.routes.models import models_router
 from steelyard.serve.routes.tokens import tokens_router
@@ -55,6 +58,8 @@ def create_app(service: Service, config: ServeConfig) -> FastAPI:
         chat_router(service),
         completions_router(service),
         tokens_router(service),
+        embeddings_router(service),
+        messages_router(service),
         adapters_router(),
     ):
         app.include_router(router)
@@ -74,3 +79,4 @@ def _add_layers(app: FastAPI, service: Service, config: ServeConfig, tracing: Tr
     if tracing is not None:
         app.add_middleware(TracedApp, tracing=tracing)
     app.add_middleware(Envelope, count=service.metrics.count_answer)
+    app.add_middleware(AnthropicAnswers)

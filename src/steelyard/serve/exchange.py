@@ -12,7 +12,7 @@ import math
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -29,12 +29,17 @@ from steelyard.serve.sse import DONE, ServerEvent, event_stream, to_json
 MAX_TIMEOUT_S = 1e6  # timers cannot be set for any time
 
 
-class Dialect(Protocol):
-    """How a generation is told."""
+class Teller(Protocol):
+    """How a generation is told in the end."""
 
     def answer(self, generation: Generation) -> Mapping[str, Any]:
         """Return the whole answer of a generation that has ended."""
         ...
+
+
+@runtime_checkable
+class Dialect(Teller, Protocol):
+    """How a generation is told in the end, and how while it grows."""
 
     def events(self, generation: Generation) -> AsyncIterator[ServerEvent]:
         """Yield what is streamed, as it comes."""
@@ -57,7 +62,7 @@ class Exchange(Response):
         model: the name that the client gave.
         prepare: called with the model.
         dialect: tells what comes of it.
-        stream: send events.
+        stream: send events; the dialect must be a :class:`Dialect`.
         timeout_s: the client's; ``X-Request-Timeout`` and the server's own limit may be shorter.
     """
 
@@ -67,7 +72,7 @@ class Exchange(Response):
         *,
         model: str | None,
         prepare: Preparation,
-        dialect: Dialect,
+        dialect: Teller,
         stream: bool,
         timeout_s: float | None = None,
     ) -> None:
@@ -121,6 +126,7 @@ class Exchange(Response):
         await send({"type": "http.response.body", "body": body})
 
     async def _send_events(self, generation: Generation, send: Send) -> None:
+        assert isinstance(self._dialect, Dialect)
         async with event_stream(send, ping_interval_s=self._service.config.observe.ping_interval_s) as writer:
             try:
                 async for event in self._dialect.events(generation):

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from steelyard.core.params import SamplingParams
+from steelyard.core.pooling import PoolingParams
 from steelyard.core.request import CompletionOutput, FinishReason, RequestOutput, SampledToken
 from steelyard.engine.engine import Engine
 from steelyard.engine.response import Response
@@ -32,6 +33,7 @@ class GenerationRequest:
         cache_salt: the client's own, within its principal's.
         timeout_s: it ends with what it has after this many seconds.
         tools: how calls are read from its text; ``None`` if there are none.
+        pooling: make a vector of each prompt in place of completing it; ``params`` are ``NO_SAMPLING`` then.
     """
 
     id: str
@@ -42,6 +44,7 @@ class GenerationRequest:
     cache_salt: str = ""
     timeout_s: float | None = None
     tools: ToolPlan | None = None
+    pooling: PoolingParams | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

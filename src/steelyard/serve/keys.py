@@ -131,6 +131,7 @@ def _unauthorised() -> ApiError:
     return ApiError(
         401,
         "no valid API key was given. Send it as: Authorization: Bearer KEY",
+        kind="authentication_error",  # LiteLLM takes whatever has OpenAI's own word here for a bad request
         code="invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},
     )

@@ -171,6 +171,7 @@ class Service:
                 cache_salt=salt,
                 tenant=principal.name,
                 deadline_s=None if timeout_s is None else now_s() + timeout_s,
+                pooling=request.pooling,
             )
             for prompt in request.prompts
         ]
@@ -186,11 +187,11 @@ class Service:
         self._supervisor.watch(model)
         self.admission.set_shares(model.llm.start())
 
-    def check_num_prompts(self, num_prompts: int) -> None:
+    def check_num_prompts(self, num_prompts: int, field: str = "prompt") -> None:
         """Raise :class:`ApiError` unless one request may have so many prompts: before the work of tokenizing them."""
         limit = self.config.limits.max_prompts
         if not 1 <= num_prompts <= limit:
-            raise invalid(f"prompt: {num_prompts} prompts are not from 1 to {limit}. Send others.", param="prompt")
+            raise invalid(f"{field}: {num_prompts} texts are not from 1 to {limit}. Send others.", param=field)
 
     def _check_num_completions(self, request: GenerationRequest) -> None:
         limit, total = self.config.limits.max_completions, len(request.prompts) * request.params.n
