@@ -18,7 +18,7 @@ from steelyard.core.errors import EngineBusyError, EngineStoppedError, MemoryBud
 from steelyard.core.params import SamplingParams
 from steelyard.core.request import FinishReason, RequestOutput
 from steelyard.engine.config import EngineConfig
-from steelyard.engine.engine import Engine, StepRecord
+from steelyard.engine.engine import MAX_FAILED_STEPS, Engine, StepRecord
 from steelyard.engine.executor import ModelledExecutor, SyntheticTokens
 from steelyard.policies.admit.types import EngineLoad
 from steelyard.policies.schedule import SCHEDULE_POLICIES
@@ -248,6 +248,43 @@ def test_a_failing_step_ends_its_requests_and_the_engine_goes_on(make_engine: En
     assert len(output.outputs[0].token_ids) == 8
 
 
+@pytest.mark.parametrize("overlap_steps", [False, True])
+def test_an_executor_that_fails_again_and_again_ends_the_engine(
+    make_engine: EngineFactory, overlap_steps: bool
+) -> None:
+    failing = True
+
+    def tokens(batch: Batch) -> StepOutput:
+        if failing:
+            raise RuntimeError("device fell off")
+        return SyntheticTokens(100)(batch)
+
+    async def main() -> None:
+        nonlocal failing
+        engine = make_engine(executor=ModelledExecutor(step_seconds, tokens), overlap_steps=overlap_steps)
+        loop = asyncio.create_task(engine.run())
+
+        async def ask(num_requests: int) -> None:
+            for number in range(num_requests):
+                with pytest.raises(EngineStoppedError, match="device fell off"):
+                    await engine.submit(make_request(str(number), (1,))).result()
+
+        await ask(MAX_FAILED_STEPS - 1)
+        failing = False
+        await engine.submit(make_request("good", (1,))).result()
+        failing = True
+        await ask(MAX_FAILED_STEPS - 1)
+        assert not engine.closed, "a step that did not fail makes a new beginning"
+        await ask(1)
+        with pytest.raises(EngineStoppedError, match="device fell off"):
+            await loop
+        assert engine.closed
+        engine.check_invariants()
+        await engine.close()
+
+    run_virtual(main())
+
+
 def test_a_broken_policy_ends_every_request_instead_of_hanging(make_engine: EngineFactory) -> None:
     async def main() -> None:
         engine = make_engine()
@@ -262,6 +299,19 @@ def test_a_broken_policy_ends_every_request_instead_of_hanging(make_engine: Engi
         with pytest.raises(EngineStoppedError):
             engine.submit(make_request("c", (1,)))
         engine.check_invariants()
+        await engine.close()
+
+    run_virtual(main())
+
+
+def test_a_far_deadline_does_not_keep_a_request_that_has_ended(make_engine: EngineFactory) -> None:
+    async def main() -> None:
+        engine = make_engine()
+        for name in "ab":
+            engine.submit(make_request(name, (1,), max_tokens=1, deadline_s=1e6))
+        engine.cancel("b")
+        await engine.step()
+        assert not engine._deadlines
         await engine.close()
 
     run_virtual(main())
@@ -348,10 +398,18 @@ def test_the_load_tells_what_runs_waits_and_was_promised(make_engine: EngineFact
         assert engine.load() == EngineLoad(
             num_running=1, num_waiting=1, num_free_blocks=62, num_promised_blocks=18, block_size=4
         )
+        assert engine.waiting_tenants() == {"": 1}
+        engine.submit(make_request("c", (1,), max_tokens=4, tenant="t"))
         engine.cancel("a")
         engine.cancel("b")
         await engine.step()
+        assert engine.load().num_promised_blocks == 1
+        engine.cancel("c")
+        engine.submit(make_request("d", (1,), max_tokens=4))
+        engine.cancel("d")
+        await engine.step()
         assert engine.load().num_promised_blocks == 0
+        engine.check_invariants()
         await engine.close()
 
     run_virtual(main())

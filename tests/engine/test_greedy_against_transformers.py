@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from steelyard.core.params import SamplingParams
+from steelyard.core.pooling import PoolingKind, PoolingParams
 from steelyard.engine.llm import LLM
 from steelyard.models.catalogue import default_model
 from steelyard.models.resolve import resolve_model
@@ -65,6 +66,18 @@ def test_fifty_prompts_give_the_same_tokens(llm: LLM, peer: PreTrainedModel) -> 
         chosen = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
         behind = (best - chosen).max().item()
         assert behind == 0.0 or behind < TIE, f"{output.prompt!r}: {behind} behind the peer's choice"
+
+
+@torch.inference_mode()
+def test_vectors_are_made_of_the_same_hidden_states(llm: LLM, peer: PreTrainedModel) -> None:
+    prompts = PROMPTS[::6]
+    means = llm.embed(prompts)
+    lasts = llm.embed(prompts, PoolingParams(kind=PoolingKind.LAST, normalize=False))
+    for prompt, mean, last in zip(prompts, means, lasts, strict=True):
+        ids = torch.tensor([llm.tokenizer.encode(prompt)])
+        hidden = peer(ids, output_hidden_states=True).hidden_states[-1][0]
+        torch.testing.assert_close(last, hidden[-1], rtol=1e-4, atol=2e-3)
+        torch.testing.assert_close(mean, torch.nn.functional.normalize(hidden.mean(dim=0), dim=0), rtol=0, atol=2e-5)
 
 
 @pytest.mark.peer

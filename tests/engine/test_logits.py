@@ -37,10 +37,13 @@ def sequence(id=0, prompt=(1, 2), output=(), **params) -> Sequence:
 def reference(row: list[float], seq: Sequence, eos: tuple[int, ...], suppressed: set[int]) -> list[float]:
     """The adjustments in the order of the docstring, token by token, in float64."""
     params, adjusted = seq.params, []
+    ending = set(params.stop_token_ids) | (set() if params.ignore_eos else set(eos))
+    banned = ending if seq.num_output_tokens < params.min_tokens else set()
+    if suppressed and suppressed | banned == set(range(VOCAB)):
+        banned = set()
     for token, logit in enumerate(row):
         x = logit + params.logit_bias.get(token, 0.0)
-        forbidden = set(params.stop_token_ids) | (set() if params.ignore_eos else set(eos))
-        if (seq.num_output_tokens < params.min_tokens and token in forbidden) or token in suppressed:
+        if token in banned | suppressed:
             x = -INF
         if token in seq.tokens:
             x = x / params.repetition_penalty if x > 0 else x * params.repetition_penalty
@@ -67,17 +70,21 @@ ROW = st.lists(st.floats(-20, 20, width=32), min_size=VOCAB, max_size=VOCAB)
 
 
 @settings(deadline=None)
-@given(rows=st.lists(st.tuples(ROW, TOKENS, TOKENS, PARAMS), min_size=1, max_size=4), suppressed=st.none() | TOKENS)
+@given(
+    rows=st.lists(st.tuples(ROW, TOKENS, TOKENS, PARAMS), min_size=1, max_size=4),
+    suppressed=st.dictionaries(st.integers(0, 3), st.sets(st.integers(0, VOCAB - 1), min_size=1, max_size=VOCAB - 1)),
+)
 def test_adjusted_logits_follow_the_plain_definition(rows, suppressed):
     sequences = [sequence(i, prompt, output, **params) for i, (_, prompt, output, params) in enumerate(rows)]
     logits = torch.tensor([row for row, *_ in rows], dtype=torch.float32)
     before = logits.clone()
-    mask = None
-    if suppressed is not None:
-        mask = torch.zeros(VOCAB, dtype=torch.bool)
-        mask[list(suppressed)] = True
-    adjusted = LogitsAdjuster([3, 4, 999])(logits, sequences, mask)
-    expected = [reference(r, s, (3, 4), set(suppressed or ())) for r, s in zip(before.tolist(), sequences, strict=True)]
+    suppressed = {row: tokens for row, tokens in suppressed.items() if row < len(rows)}
+    masks = {row: torch.tensor([i in tokens for i in range(VOCAB)]) for row, tokens in suppressed.items()}
+    adjusted = LogitsAdjuster([3, 4, 999])(logits, sequences, masks)
+    expected = [
+        reference(row, seq, (3, 4), suppressed.get(i, set()))
+        for i, (row, seq) in enumerate(zip(before.tolist(), sequences, strict=True))
+    ]
     torch.testing.assert_close(adjusted, torch.tensor(expected, dtype=torch.float32), rtol=1e-5, atol=1e-4)
     assert torch.equal(logits, before), "the raw logits were changed"
 

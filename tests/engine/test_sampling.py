@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from steelyard.core.constraint import Constraint
 from steelyard.core.errors import ParamsError, ResourceError
 from steelyard.core.params import SamplingParams
 from steelyard.core.request import SampledToken
@@ -322,12 +323,34 @@ def test_suppressed_tokens_are_never_chosen():
     logits = torch.zeros(40, 6)
     sequences = [sequence(seed=i, id=i, temperature=float(i % 2)) for i in range(40)]
     everywhere = torch.tensor([True, True, False, True, False, True])
-    assert {t.token_id for t in Sampler().sample(logits, sequences, everywhere)} == {2, 4}
-    per_row = torch.ones(40, 6, dtype=torch.bool)
-    per_row[torch.arange(40), torch.arange(40) % 6] = False
+    free = Sampler().sample(logits, sequences)
+    some = Sampler().sample(logits, sequences, dict.fromkeys(range(0, 40, 3), everywhere))
+    assert {token.token_id for token in some[::3]} == {2, 4}
+    assert [t for i, t in enumerate(some) if i % 3] == [t for i, t in enumerate(free) if i % 3]
+    per_row = {i: torch.arange(6) != i % 6 for i in range(40)}
     assert [t.token_id for t in Sampler().sample(logits, sequences, per_row)] == [i % 6 for i in range(40)]
     with pytest.raises(ParamsError, match="every token is forbidden"):
-        Sampler().sample(logits, sequences, torch.ones(6, dtype=torch.bool))
+        Sampler().sample(logits, sequences, {7: torch.ones(6, dtype=torch.bool)})
+
+
+def test_min_tokens_yields_where_a_constraint_leaves_nothing_else():
+    logits = torch.tensor([[0.0, 1.0, 9.0, 8.0, 2.0, 3.0]])
+    seq = [sequence(temperature=0.0, min_tokens=5, stop_token_ids=(3,))]
+
+    def best(*allowed: int) -> int:
+        mask = torch.ones(6, dtype=torch.bool)
+        mask[list(allowed)] = False
+        return Sampler([2]).sample(logits, seq, {0: mask})[0].token_id
+
+    assert [best(2, 3), best(3), best(2), best(1, 2, 3)] == [2, 3, 2, 1]
+
+
+def test_under_a_constraint_min_tokens_forbids_the_end_even_if_ends_are_ignored():
+    logits = torch.tensor([[0.0, 1.0, 9.0]])
+    params = {"temperature": 0.0, "min_tokens": 5, "ignore_eos": True}
+    constrained = sequence(**params, constraint=Constraint.json_object())
+    assert Sampler([2]).sample(logits, [sequence(**params)])[0].token_id == 2
+    assert Sampler([2]).sample(logits, [constrained])[0].token_id == 1
 
 
 def test_logprobs_are_of_the_raw_logits():

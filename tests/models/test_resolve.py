@@ -11,6 +11,7 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 
 from steelyard.core.errors import ModelError, StorageError, WeightsError
+from steelyard.models import hub as hub_module
 from steelyard.models import resolve as resolve_module
 from steelyard.models.catalogue import load_catalogue, locate
 from steelyard.models.resolve import ModelKind, ResolvedModel, open_weights, resolve_model
@@ -26,7 +27,7 @@ def no_network(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr(resolve_module, "snapshot_download", refuse)
+    monkeypatch.setattr(hub_module, "snapshot_download", refuse)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def hub_raises(monkeypatch, error):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(resolve_module, "snapshot_download", fail)
+    monkeypatch.setattr(hub_module, "snapshot_download", fail)
 
 
 # --- names and paths -------------------------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ def test_hub_id_is_fetched_without_pickles_or_code(directory, monkeypatch):
         asked.update(kwargs, repo=repo)
         return str(directory)
 
-    monkeypatch.setattr(resolve_module, "snapshot_download", fetch)
+    monkeypatch.setattr(hub_module, "snapshot_download", fetch)
     found = resolve_model("org/name-1.5", revision="v2")
     assert found == ResolvedModel(name="org/name-1.5", kind=ModelKind.HF_DIR, path=directory)
     assert (asked["repo"], asked["revision"]) == ("org/name-1.5", "v2")
@@ -189,7 +190,7 @@ def test_hub_id_is_fetched_without_pickles_or_code(directory, monkeypatch):
 
 def test_hub_model_without_configuration(tmp_path, monkeypatch):
     (tmp_path / "README.json").touch()
-    monkeypatch.setattr(resolve_module, "snapshot_download", lambda *args, **kwargs: str(tmp_path))
+    monkeypatch.setattr(hub_module, "snapshot_download", lambda *args, **kwargs: str(tmp_path))
     assert refusal("org/name").field == "org/name"
 
 
@@ -234,7 +235,7 @@ def test_the_real_client_offline(monkeypatch, tmp_path):
     """Nothing is mocked but the offline switch and the place of the cache."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(resolve_module, "snapshot_download", huggingface_hub.snapshot_download)
+    monkeypatch.setattr(hub_module, "snapshot_download", huggingface_hub.snapshot_download)
     assert "cannot be reached" in refusal("org/name").problem
     assert "no model of this id" in refusal("org/na--me").problem
 

@@ -93,6 +93,28 @@ def test_a_body_that_does_not_come_is_timed_out(closed):
     assert b'"code":"timeout"' in answer
 
 
+@pytest.mark.parametrize("where", ["head", "body"])
+def test_who_dribbles_is_timed_out_all_the_same(closed, where):
+    """A byte now and then does not buy more time."""
+    head = f"POST /tokenize HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Type: application/json\r\n"
+    body = b"" if where == "head" else b"Content-Length: 1000\r\n\r\n"
+    with connect(closed) as raw:
+        raw.sendall(head.encode() + body)
+        raw.settimeout(0.05)
+        answer = b""
+        for _ in range(400):
+            try:
+                raw.sendall(b"x")
+                answer += raw.recv(65536)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+            if b"\r\n\r\n" in answer:
+                break
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
 def test_what_is_no_http_is_refused(closed):
     for sent in (b"\x16\x03\x01\x02\x00\x01\xfc", b"nonsense\r\n\r\n", b"GET \xff HTTP/1.1\r\n\r\n"):
         with connect(closed) as raw:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
@@ -61,12 +62,16 @@ def test_sigterm_lets_running_requests_end_and_takes_no_new_ones():
             next(events)
             server.process.send_signal(signal.SIGTERM)
             wait_until(lambda: "stopping" in server.log)
+            assert httpx.get(server.url + "/health").status_code == 503
+            refused = httpx.post(server.url + "/v1/completions", json=STORY)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
+            assert httpx.get(server.url + "/ping").status_code == 200
             rest = list(events)
         assert rest[-2] == "data: [DONE]"
         assert any('"finish_reason":"length"' in line for line in rest)
+        assert server.exit_code() == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(server.url + "/health")
-        assert server.exit_code() == 0
     assert "Traceback" not in server.log
 
 
@@ -94,6 +99,47 @@ def test_a_second_signal_ends_at_once():
         assert server.exit_code() == 130
 
 
+def test_limits_and_keys_change_while_it_runs(tmp_path):
+    path = tmp_path / "server.yaml"
+    secret, other = "secret-of-ann", "secret-of-bob"
+    body = {"prompt": "x", "max_tokens": 1}
+
+    def status(key: str = secret) -> int:
+        return httpx.post(server.url + "/v1/completions", json=body, headers={"X-API-Key": key}).status_code
+
+    path.write_text(f"api_key: [ann:{secret}]\nrequests_per_min: 1\n", encoding="utf-8")
+    with child("--config", str(path)) as server:
+        assert [status(), status()] == [200, 429]
+        path.write_text(
+            f"api_key: [ann:{secret}, bob:{other}]\nkeys: {{bob: {{max_concurrent: 1}}}}\n", encoding="utf-8"
+        )
+        wait_until(lambda: "set anew" in server.log)
+        assert [status(), status(), status(other)] == [200] * 3
+        path.write_text("requests_per_min: 1\nkeys: {nobody: {priority: 1}}\n", encoding="utf-8")
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "stays as it was: keys: there are limits for keys that do not exist" in server.log)
+        assert [status(), status(other)] == [200] * 2
+        server.process.send_signal(signal.SIGTERM)
+        assert server.exit_code() == 0
+    assert not {secret, other} & set(server.log.split())
+
+
+def test_thousands_of_idle_connections_do_not_keep_others_waiting():
+    """Each takes a file here and one there: as many as this process may open, 10,000 at most."""
+    allow_open_files(10_500)
+    limit = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 500)
+    arguments = ("--max-connections", str(limit + 50), "--header-timeout", "300")
+    with child(*arguments) as server, ExitStack() as stack:
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        for _ in range(limit):
+            stack.enter_context(socket.create_connection(address, timeout=30))
+        body = {"prompt": "x", "max_tokens": 1}
+        assert httpx.post(server.url + "/v1/completions", json=body, timeout=30).status_code == 200
+        assert httpx.get(server.url + "/health", timeout=30).status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.exit_code() == 0
+
+
 def test_a_model_that_is_not_there():
     done = subprocess.run([*COMMAND, "no-such-model.gguf"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
@@ -113,6 +159,7 @@ def test_a_model_that_is_not_there():
     ],
 )
 def test_what_is_wrong_is_said_before_a_model_is_loaded(capsys, monkeypatch, arguments, variables, field):
+    monkeypatch.delenv("STEELYARD_REQUIRE_NATIVE", raising=False)  # the tests' own, of which the server would warn
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("steelyard.serve.server.configure_logs", lambda config: None)
@@ -128,7 +175,7 @@ def test_settings_come_from_flags_then_environment_then_file(tmp_path, monkeypat
     monkeypatch.setenv("STEELYARD_PORT", "2")
     monkeypatch.setenv("STEELYARD_HOST", "environment")
     seen: list[ServeConfig] = []
-    monkeypatch.setattr("steelyard.serve.server.run_server", seen.append)
+    monkeypatch.setattr("steelyard.serve.server.run_server", lambda load, path: seen.append(load()))
     assert app.run(["serve", "x.gguf", "--config", str(path), "--port", "3", "--no-enable-prefix-caching"]) == 0
     (config,) = seen
     assert (config.listen.port, config.listen.host, config.engine.max_num_seqs) == (3, "environment", 3)

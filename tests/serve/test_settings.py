@@ -9,7 +9,7 @@ import pytest
 from steelyard.core.errors import ParamsError
 from steelyard.core.units import GIB, MIB
 from steelyard.models.catalogue import default_model
-from steelyard.serve.config import ModelSpec, ServeConfig
+from steelyard.serve.config import KeyLimits, ModelSpec, ServeConfig, SharingConfig, ToolsConfig
 from steelyard.serve.files import read_config_file, read_key_file
 from steelyard.serve.settings import SETTINGS, load_config
 
@@ -37,6 +37,8 @@ def test_values_are_read():
             "allowed_origins": "https://a, https://b",
             "enable_prefix_caching": "off",
             "drain_timeout": "2.5",
+            "tool_call_parser": "llama3_json",
+            "enable_auto_tool_choice": "no",
             "api_key": ["a:12345678", "123456789"],
         }
     )
@@ -51,8 +53,18 @@ def test_values_are_read():
     assert config.listen.allowed_origins == ("https://a", "https://b")
     assert config.engine.enable_prefix_caching is False
     assert config.listen.drain_timeout_s == 2.5
+    assert config.tools == ToolsConfig(tool_call_parser="llama3_json", enable_auto_tool_choice=False)
     assert config.access.api_keys == ("a:12345678", "123456789")
     assert "12345678" not in repr(config)
+
+
+def test_limits_of_all_keys():
+    flags = {"requests_per_min": "60", "tokens_per_min": "1e4", "max_concurrent": "3", "kv_overcommit": "2"}
+    config = load_config(flags | {"max_engine_restarts": "0"})
+    assert config.sharing == SharingConfig(
+        default=KeyLimits(requests_per_min=60, tokens_per_min=1e4, max_concurrent=3), kv_overcommit=2
+    )
+    assert config.max_engine_restarts == 0
 
 
 def test_served_names():
@@ -80,6 +92,7 @@ def test_unknown_variables_get_a_warning(caplog, monkeypatch):
         ("port", "eighty"), ("port", -1), ("port", True), ("port", 1.5), ("max_body_bytes", "0"),
         ("model_memory", "much"), ("drain_timeout", "0"), ("drain_timeout", "nan"), ("drain_timeout", []),
         ("log_level", "loud"), ("log_format", "xml"), ("enable_docs", "perhaps"),
+        ("requests_per_min", "0"), ("tokens_per_min", "inf"), ("max_concurrent", 0), ("kv_overcommit", True),
         ("models", ["a=x", "a=y"]), ("models", ["x", "x"]),
     ],
 )  # fmt: skip

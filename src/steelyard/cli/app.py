@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from steelyard import __version__
 from steelyard.cli.errors import guarded
 from steelyard.cli.interrupts import leave_on_interrupt, raise_on_interrupt
 from steelyard.cli.output import use_utf8, write_line
+from steelyard.core.garbage import paused_collection
 
 PROGRAM = "steelyard"
 
@@ -50,7 +52,9 @@ def run(arguments: Sequence[str]) -> int:
 def _dispatch(arguments: Sequence[str]) -> None:
     name = arguments[0] if arguments else "--help"
     if name in COMMANDS:
-        app: typer.Typer = importlib.import_module(COMMANDS[name].module).app
+        with paused_collection():
+            app: typer.Typer = importlib.import_module(COMMANDS[name].module).app
+        gc.freeze()  # what was imported stays, and need not be gone through again while the command runs
         _invoke(app, f"{PROGRAM} {name}", arguments[1:])
     else:
         _invoke(_overview(), PROGRAM, arguments or ["--help"])

@@ -14,6 +14,7 @@ import typer
 from steelyard.cli.options import OutputOptions, examples, new_app
 from steelyard.core.environment import server_variables
 from steelyard.core.errors import ResourceError
+from steelyard.serve.config import ServeConfig
 from steelyard.serve.settings import SETTINGS, Setting, load_config, read_switch, read_texts
 
 app = new_app()
@@ -28,12 +29,15 @@ def run(config: str | None, given: dict[str, Any]) -> None:
     Clients of OpenAI's API, and of vLLM's and llama.cpp's servers, find the same addresses: /v1/chat/completions,
     /v1/completions, /v1/models, /tokenize, /detokenize, /health, /metrics. A setting is a flag here, a variable such as
     STEELYARD_PORT, or a line in the --config file, in this order. SIGTERM lets running requests end; a second one does
-    not.
+    not. SIGHUP, or a change of the --config file, sets keys and limits anew.
     """
     check_installed()
-    file = {} if config is None else import_module("steelyard.serve.files").read_config_file(config)
-    settings = load_config(given, server_variables(), file)
-    import_module("steelyard.serve.server").run_server(settings)
+
+    def load() -> ServeConfig:
+        file = {} if config is None else import_module("steelyard.serve.files").read_config_file(config)
+        return load_config(given, server_variables(), file)
+
+    import_module("steelyard.serve.server").run_server(load, config)
 
 
 def check_installed() -> None:
@@ -53,7 +57,9 @@ def _command() -> Callable[..., None]:
         run(values.pop("config"), {name: value for name, value in values.items() if value not in (None, [])})
 
     config = Annotated[str | None, typer.Option("--config", help="File with settings, in YAML.", show_default=False)]
-    kinds: dict[str, Any] = {name: _option(name, setting) for name, setting in SETTINGS.items()}
+    kinds: dict[str, Any] = {
+        name: _option(name, setting) for name, setting in SETTINGS.items() if not setting.in_file_only
+    }
     kinds |= {"config": config}
     parameters = [_parameter(name, kind, None) for name, kind in kinds.items()]
     hints = inspect.get_annotations(OutputOptions, eval_str=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from steelyard.core.errors import SteelyardError
 from steelyard.core.request import SampledToken
 from steelyard.core.sequence import Sequence
 
@@ -31,9 +32,14 @@ class SequenceWork:
         return self.start + self.num_tokens
 
     @property
-    def samples(self) -> bool:
-        """Whether the last known token is computed, so that the next one can be sampled; true until it is appended."""
+    def reaches_end(self) -> bool:
+        """Whether the last known token is computed; true until the next one is appended."""
         return self.end == self.sequence.num_tokens
+
+    @property
+    def samples(self) -> bool:
+        """Whether the next token can and shall be sampled; true until it is appended."""
+        return self.reaches_end and self.sequence.pooling is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,13 @@ class StepOutput:
             several once tokens are speculated.
         prompt_logprobs: sequence id → entries for the prompt positions ``start + 1 … end`` that this step predicted,
             for requests that asked for them.
+        failed: sequence id → what keeps it from going on, while the others of the step do.
+        pooled: sequence id → what the work adds to its vector, for every work item of a sequence that is pooled: the
+            sum of its tokens' hidden states, rounded such that sums of these sums are exact, or the last token's alone
+            and nothing before that (see :mod:`steelyard.engine.pooling`).
     """
 
     sampled: Mapping[int, tuple[SampledToken, ...]]
     prompt_logprobs: Mapping[int, tuple[SampledToken, ...]] = field(default_factory=dict)
+    failed: Mapping[int, SteelyardError] = field(default_factory=dict)
+    pooled: Mapping[int, tuple[float, ...]] = field(default_factory=dict)

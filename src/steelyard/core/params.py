@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from steelyard.core.constraint import Constraint
 from steelyard.core.errors import ParamsError
 
 MAX_N = 128
@@ -40,6 +41,9 @@ class SamplingParams:
         logprobs: return the log-probability of each token and of this many likeliest alternatives, 0…20.
         prompt_logprobs: likewise for the prompt's tokens.
         skip_special_tokens: leave control tokens out of the text.
+        constraint: what the text must look like. It goes before ``min_tokens`` and ``ignore_eos``: the completion ends
+            where nothing else may follow, and the end-of-sequence token always ends it. ``max_tokens``, ``stop`` and
+            ``stop_token_ids`` may cut the text short.
 
     Raises:
         ParamsError: if a value is out of range; it names the field.
@@ -64,6 +68,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         _normalise(self)
@@ -125,6 +130,8 @@ def _check_reals(params: SamplingParams) -> None:
 
 
 def _check_collections(params: SamplingParams) -> None:
+    if params.constraint is not None and not isinstance(params.constraint, Constraint):
+        raise ParamsError("it is no Constraint", field="constraint", remedy="Make one, as with Constraint.regex(…)")
     _check_size("stop", len(params.stop), MAX_STOP_STRINGS)
     for text in params.stop:
         if not isinstance(text, str) or not text:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from steelyard.core.params import SamplingParams
+from steelyard.core.pooling import PoolingParams
 
 
 class FinishReason(Enum):
@@ -35,11 +36,13 @@ class SampledToken:
         token_id: the token.
         logprob: its own log-probability, if the request asked for logprobs.
         top_logprobs: the likeliest tokens, best first, as many as the request asked for.
+        completes: nothing may follow it: the request's constraint is fulfilled.
     """
 
     token_id: int
     logprob: TokenLogprob | None = None
     top_logprobs: tuple[TokenLogprob, ...] = ()
+    completes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,7 @@ class Request:
         tenant: who is charged for it where tenants share fairly (the ``vtc`` policy).
         output: tokens of the answer that exist already, of a request begun elsewhere: the engine goes on behind them,
             as if it had sampled them itself. Only with ``params.n`` 1.
+        pooling: make one vector of the prompt in place of continuing it; ``params`` are then ``NO_SAMPLING``.
     """
 
     id: str
@@ -65,6 +69,7 @@ class Request:
     deadline_s: float | None = None
     tenant: str = ""
     output: tuple[SampledToken, ...] = ()
+    pooling: PoolingParams | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +105,7 @@ class RequestOutput:
 
     Attributes:
         prompt_logprobs: one entry per prompt token, the first ``None`` (nothing predicts it), if asked for.
+        pooled: ``[hidden_size]``, the prompt's vector, once it is there, if one was asked for.
         num_cached_tokens: prompt tokens taken from the prefix cache by the first completion.
     """
 
@@ -110,6 +116,7 @@ class RequestOutput:
     times: RequestTimes
     prompt: str | None = None
     prompt_logprobs: tuple[SampledToken | None, ...] | None = None
+    pooled: tuple[float, ...] | None = None
     num_cached_tokens: int = 0
 
     @property

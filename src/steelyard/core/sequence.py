@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 from steelyard.core.params import SamplingParams
+from steelyard.core.pooling import PoolingKind, PoolingParams
 
 
 class SequenceStatus(Enum):
@@ -31,6 +32,7 @@ class Sequence:
         seed: seed of its private random stream.
         cache_salt: prefixes are shared only among equal salts.
         tenant: who is charged for it.
+        pooling: how its prompt becomes one vector; ``None`` if it is to be continued.
     """
 
     __slots__ = (
@@ -42,6 +44,7 @@ class Sequence:
         "num_preemptions",
         "num_prompt_tokens",
         "params",
+        "pooling",
         "priority",
         "request_id",
         "seed",
@@ -63,6 +66,7 @@ class Sequence:
         priority: int = 0,
         cache_salt: str = "",
         tenant: str = "",
+        pooling: PoolingParams | None = None,
     ) -> None:
         self.id = id
         self.request_id = request_id
@@ -77,6 +81,7 @@ class Sequence:
         self.priority = priority
         self.cache_salt = cache_salt
         self.tenant = tenant
+        self.pooling = pooling
         self.status = SequenceStatus.WAITING
 
     @property
@@ -93,6 +98,12 @@ class Sequence:
     def num_new_tokens(self) -> int:
         """Known tokens whose KV is still to be computed."""
         return len(self.tokens) - self.num_computed_tokens
+
+    @property
+    def needs_whole_prompt(self) -> bool:
+        """Whether every token of the prompt must be computed, cached or not: the result is made of all of them."""
+        pools_all = self.pooling is not None and self.pooling.kind is PoolingKind.MEAN
+        return pools_all or self.params.prompt_logprobs is not None
 
     @property
     def output(self) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steelyard.core.errors import ParamsError, PromptError
+from steelyard.core.pooling import NO_SAMPLING
 from steelyard.core.request import Request
 from steelyard.engine.config import EngineConfig
 from steelyard.engine.sampling import validate_against_vocab
@@ -15,11 +16,17 @@ def check_request(request: Request, config: EngineConfig, vocab_size: int, *, ha
         PromptError: if the prompt (with output that exists already) is empty, too long, or holds an id outside the
             vocabulary.
         ParamsError: if ``max_tokens`` exceeds the context, a token id does not exist, or stop strings are asked of an
-            engine without a tokenizer; or if there is output to continue and more than one completion.
+            engine without a tokenizer; if there is output to continue and more than one completion; or if a prompt that
+            is pooled has sampling parameters or output.
     """
     params = request.params
+    if request.pooling is not None and params != NO_SAMPLING:
+        problem = "a prompt that is pooled is not continued"
+        raise ParamsError(problem, field="params", remedy="Give NO_SAMPLING in their place")
     output = tuple(token.token_id for token in request.output)
     check_prompt(request.prompt_token_ids + output, config.max_model_len, vocab_size)
+    if output and request.pooling is not None:
+        raise ParamsError("a prompt that is pooled has none", field="output", remedy="Make it part of the prompt")
     if output and params.n > 1:
         raise ParamsError(f"{params.n} completions cannot share it", field="output", remedy="Continue them one by one")
     if params.max_tokens is not None and params.max_tokens > config.max_model_len:

@@ -14,6 +14,7 @@ from torch import Tensor
 from steelyard.core.clock import local_datetime, now_s
 from steelyard.core.errors import ModelError, PromptError
 from steelyard.core.params import SamplingParams
+from steelyard.core.pooling import NO_SAMPLING, PoolingParams
 from steelyard.core.request import Request, RequestOutput
 from steelyard.engine.build import LLMOptions, Parts, build_parts
 from steelyard.engine.engine import Engine
@@ -125,20 +126,38 @@ class AsyncLLM:
         cache_salt: str = "",
         tenant: str = "",
         timeout_s: float | None = None,
+        pooling: PoolingParams | None = None,
     ) -> Response:
-        """Queue a request, waiting for room, and return its response; see :meth:`generate`."""
+        """Queue a request, waiting for room, and return its response; see :meth:`generate`.
+
+        With ``pooling`` the response gets the prompt's vector and no tokens; ``params`` must be ``NO_SAMPLING`` then.
+        """
         engine = self.start()
+        chosen = params if params is not None else self.default_params
+        await self.prepare(chosen)
         await engine.wait_for_room()
         request = Request(
             id=request_id if request_id is not None else f"request-{next(self._request_ids)}",
             prompt_token_ids=self.encode(prompt),
-            params=params if params is not None else self.default_params,
+            params=chosen,
             priority=priority,
             cache_salt=cache_salt,
             tenant=tenant,
             deadline_s=None if timeout_s is None else now_s() + timeout_s,
+            pooling=pooling,
         )
         return engine.submit(request)
+
+    async def prepare(self, params: SamplingParams) -> None:
+        """Compile the constraint of ``params``, if there is one, off the event loop; :meth:`submit` does it too.
+
+        For those who submit to the engine themselves, which would compile it on the event loop.
+
+        Raises:
+            ParamsError: if it is wrong, too complex or takes too long, or the model has no tokenizer.
+        """
+        if self.parts.grammars is not None:
+            await self.parts.grammars.prepare(params)
 
     async def cancel(self, request_id: str) -> None:
         """End a request at the next step boundary, with the finish reason ``cancelled``."""
@@ -183,15 +202,37 @@ class AsyncLLM:
         encoded = [self.encode(text) for text in texts]
         return [await self._executor.call(partial(self.parts.prober.score, ids)) for ids in encoded]
 
-    async def embed(self, texts: Sequence[Prompt]) -> Tensor:
-        """Return ``[texts, hidden_size]`` float32: the mean of the final hidden states, scaled to length one."""
-        encoded = [self.encode(text) for text in texts]
-        return torch.stack([await self._executor.call(partial(self.parts.prober.embed, ids)) for ids in encoded])
+    async def embed(self, texts: Sequence[Prompt], pooling: PoolingParams | None = None) -> Tensor:
+        """Return ``[texts, hidden_size]`` float32: each text's hidden states as one vector, whatever runs beside it.
+
+        Args:
+            texts: texts, or token ids; they are batched with all else that the engine does.
+            pooling: ``None`` for the mean of the hidden states after the final norm, scaled to length one.
+
+        Raises:
+            InputError: if any text cannot be served; the others are cancelled then.
+        """
+        responses: list[Response] = []
+        try:
+            for ids in [self.encode(text) for text in texts]:
+                responses += [await self.submit(ids, NO_SAMPLING, pooling=pooling or PoolingParams())]
+            return torch.tensor([(await response.result()).pooled for response in responses])
+        finally:
+            for response in responses:
+                if not response.finished:
+                    await self.cancel(response.request.id)
 
     async def logits(self, token_ids: Sequence[int]) -> Tensor:
         """Return ``[tokens, vocab_size]`` float32 logits: row i predicts token i + 1."""
         ids = self.encode(token_ids)
         return await self._executor.call(partial(self.parts.prober.logits, ids))
+
+    async def stopped(self) -> BaseException | None:
+        """Wait until the engine steps no more; return what it died of, or ``None`` if it was closed in order."""
+        self.start()
+        assert self._loop_task is not None
+        await asyncio.wait({self._loop_task})
+        return None if self._loop_task.cancelled() else self._loop_task.exception()
 
     async def close(self) -> None:
         """Stop the engine; unfinished requests end with an error."""

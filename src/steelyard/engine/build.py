@@ -10,10 +10,12 @@ from typing import Any, cast
 import torch
 
 from steelyard.core.errors import MemoryBudgetError, ParamsError
+from steelyard.core.garbage import paused_collection
 from steelyard.core.params import SamplingParams
 from steelyard.core.units import ceil_div, format_bytes
 from steelyard.engine.completion import TextFactory
 from steelyard.engine.config import EngineConfig
+from steelyard.engine.constraints import ConstraintFollower, GrammarBackend, GrammarStore, llguidance_installed
 from steelyard.engine.engine import Engine
 from steelyard.engine.executor import Executor
 from steelyard.engine.model_runner import DecodeSteps, ModelRunner
@@ -33,11 +35,12 @@ from steelyard.models.decoder import Decoder
 from steelyard.models.fused import FusedDecoder, why_not_fused
 from steelyard.models.load import LoadedModel, load_model
 from steelyard.models.quantised import WEIGHT_ONLY, Quantization, held_bytes, holds_blocks, settle_quantization
-from steelyard.models.resolve import ResolvedModel, open_weights, resolve_model
+from steelyard.models.resolve import open_weights, resolve_model
 from steelyard.models.text.chat import ChatTemplate
 from steelyard.models.text.detokenizer import IncrementalDetokenizer
 from steelyard.models.text.load import load_text
 from steelyard.models.text.tokenizer import Tokenizer
+from steelyard.models.weights.source import WeightSource
 from steelyard.policies.schedule import make_schedule_policy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -116,6 +119,7 @@ class Parts:
     engine_config: EngineConfig
     eos_token_ids: frozenset[int]
     schedule_policy: str
+    grammars: GrammarStore | None
 
     def make_engine(self, executor: Executor, observers: tuple[Observer, ...] = ()) -> Engine:
         """Return a fresh engine of these parts around ``executor``; call it inside the event loop that will step it."""
@@ -127,6 +131,7 @@ class Parts:
             eos_token_ids=self.eos_token_ids,
             text=text_factory(self.tokenizer),
             observers=observers,
+            grammars=self.grammars,
         )
 
 
@@ -134,9 +139,14 @@ def text_factory(tokenizer: Tokenizer | None) -> TextFactory | None:
     """Return what makes a detokeniser per completion, or ``None`` without a tokenizer."""
     if tokenizer is None:
         return None
-    return lambda params: IncrementalDetokenizer(tokenizer, skip_special_tokens=params.skip_special_tokens)
+    return lambda params: IncrementalDetokenizer(
+        tokenizer,
+        skip_special_tokens=params.skip_special_tokens,
+        continues_text=params.constraint is not None,  # a constraint speaks of all bytes, a leading space included
+    )
 
 
+@paused_collection()
 def build_parts(model: str | None, options: LLMOptions) -> Parts:
     """Resolve, load and prepare a model.
 
@@ -151,10 +161,11 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     policy = make_schedule_policy(options.schedule_policy)
     del policy  # made only to find a wrong name before minutes of loading
     resolved = resolve_model(model if model is not None else default_model())
-    quantization = choose_quantization(resolved, options, device)
-    check_weights_fit(resolved, device, dtype, quantization)
-    loaded = load_model(resolved, device=device, dtype=dtype, quantization=quantization)
-    text = load_text(resolved)
+    with closing(open_weights(resolved)) as source:
+        quantization = choose_quantization(source, options, device)
+        check_weights_fit(resolved.name, source, device, dtype, quantization)
+        loaded = load_model(resolved, device=device, dtype=dtype, quantization=quantization, source=source)
+        text = load_text(resolved, source)
     network, row_tile = prepare_model(loaded.module, quantization, device)
     release_freed_memory()
     shape = kv_shape(loaded, options, dtype, device)
@@ -162,7 +173,9 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
     eos = loaded.eos_token_ids | (text.tokenizer.eos_token_ids if text.tokenizer else frozenset())
     store = make_kv_store(shape, config.num_kv_blocks, device)
     decodes = decode_steps(loaded, store, config) if options.decode_graphs else None
-    runner = ModelRunner(network, store, Sampler(eos_token_ids=eos), row_tile, decodes)
+    grammars = grammar_store(text.tokenizer, loaded.config.vocab_size, eos)
+    follower = ConstraintFollower(grammars) if grammars is not None else None
+    runner = ModelRunner(network, store, Sampler(eos_token_ids=eos), row_tile, decodes, follower)
     prober = Prober(
         runner,
         shape,
@@ -183,7 +196,28 @@ def build_parts(model: str | None, options: LLMOptions) -> Parts:
         engine_config=config,
         eos_token_ids=eos,
         schedule_policy=options.schedule_policy,
+        grammars=grammars,
     )
+
+
+def grammar_store(tokenizer: Tokenizer | None, vocab_size: int, eos_token_ids: frozenset[int]) -> GrammarStore | None:
+    """Return where constraints are compiled for a model, or ``None`` without a tokenizer."""
+    if tokenizer is None:
+        return None
+    return GrammarStore(lambda: make_grammar_backend(tokenizer, vocab_size, eos_token_ids))
+
+
+def make_grammar_backend(tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]) -> GrammarBackend:
+    """Return what compiles constraints for a vocabulary; some tenths of a second.
+
+    Raises:
+        ParamsError: if the library is not installed, or the model has no end token.
+    """
+    if not llguidance_installed():
+        problem = "the package llguidance, which constrained output needs, is not installed"
+        raise ParamsError(problem, field="constraint", remedy="Install steelyard[serve], or leave it out")
+    make = import_module("steelyard.engine.llguidance_backend").LlguidanceBackend
+    return cast(GrammarBackend, make(tokenizer, vocab_size, eos_token_ids))
 
 
 def prepare_model(decoder: Decoder, quantization: Quantization, device: torch.device) -> tuple[LanguageModel, int]:
@@ -218,26 +252,24 @@ def decode_steps(loaded: LoadedModel, store: KVStore, config: EngineConfig) -> D
     return cast(DecodeSteps, make(loaded.module, store, **sizes))
 
 
-def choose_quantization(resolved: ResolvedModel, options: LLMOptions, device: torch.device) -> Quantization:
+def choose_quantization(source: WeightSource, options: LLMOptions, device: torch.device) -> Quantization:
     """Return what the weights will be held as; see :func:`steelyard.models.quantised.settle_quantization`."""
-    with closing(open_weights(resolved)) as source:
-        blocks = holds_blocks(source)
+    blocks = holds_blocks(source)
     return settle_quantization(options.quantization, device=device, dtype=options.dtype, stored_blocks=blocks)
 
 
 def check_weights_fit(
-    resolved: ResolvedModel, device: torch.device, dtype: torch.dtype, quantization: Quantization
+    name: str, source: WeightSource, device: torch.device, dtype: torch.dtype, quantization: Quantization
 ) -> None:
-    """Raise :class:`MemoryBudgetError` if the weights alone are more than the memory now available."""
-    with closing(open_weights(resolved)) as source:
-        needed = held_bytes(source, quantization, dtype)
+    """Raise :class:`MemoryBudgetError` if a model's weights alone are more than the memory now available."""
+    needed = held_bytes(source, quantization, dtype)
     available = _available_bytes(device)
     if needed > available:
         raise MemoryBudgetError(
             f"the weights need {format_bytes(needed)} in {_held_as(quantization, dtype)}, "
             f"{format_bytes(available)} are available",
             field="model",
-            remedy=f"See what would fit with `steelyard fit {resolved.name}`: a smaller dtype, or a smaller model",
+            remedy=f"See what would fit with `steelyard fit {name}`: a smaller dtype, or a smaller model",
         )
 
 

@@ -58,7 +58,7 @@ class CompletionState:
         if self._logprobs is not None:
             self._logprobs.append(token)
         piece = self._stream.push(token.token_id) if self._stream is not None else ""
-        decision = self._checker.push(token.token_id, piece)
+        decision = self._checker.push(token.token_id, piece, completes=token.completes)
         if decision is not None:
             self.end(decision.finish_reason)
         else:

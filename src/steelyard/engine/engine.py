@@ -9,7 +9,7 @@ the running event loop's. On a virtual loop with a modelled executor this same c
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -24,7 +24,9 @@ from steelyard.core.units import ceil_div
 from steelyard.engine.admission import check_request
 from steelyard.engine.completion import CompletionState, TextFactory
 from steelyard.engine.config import EngineConfig
+from steelyard.engine.constraints import GrammarStore, check_constraint
 from steelyard.engine.executor import Executor
+from steelyard.engine.promises import Promises
 from steelyard.engine.response import Response
 from steelyard.engine.sequence_table import SequenceTable
 from steelyard.engine.view import EngineView, LiveSequence, Observer, StepRecord
@@ -33,6 +35,8 @@ from steelyard.policies.admit.types import EngineLoad
 from steelyard.policies.schedule.types import Grant, Schedule, ScheduleLimits, SchedulePolicy
 
 _SEED_BITS = 63
+# A device that has failed so many steps in a row will not compute the next one either.
+MAX_FAILED_STEPS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Engine:
         eos_token_ids: tokens that end a completion.
         vocab_size: for checking token ids in requests.
         observers: called after each step.
+        grammars: compiled constraints, the same that ``executor`` follows; ``None`` refuses requests with any.
     """
 
     def __init__(
@@ -70,9 +75,11 @@ class Engine:
         eos_token_ids: frozenset[int] = frozenset(),
         text: TextFactory | None = None,
         observers: tuple[Observer, ...] = (),
+        grammars: GrammarStore | None = None,
     ) -> None:
         self.config, self._executor, self._policy = config, executor, policy
         self._vocab_size, self._eos, self._text, self._observers = vocab_size, eos_token_ids, text, list(observers)
+        self._grammars = grammars
         self._kv = KVManager(
             KVCacheConfig(
                 num_blocks=config.num_kv_blocks,
@@ -91,13 +98,15 @@ class Engine:
             ),
         )
         self._responses: dict[str, Response] = {}
+        self._deadlines: dict[str, asyncio.TimerHandle] = {}
+        self._promises = Promises()
         self._completions: dict[int, tuple[Response, CompletionState]] = {}
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = asyncio.Event()
         self._stepping = asyncio.Lock()
         self._room = asyncio.Event()
         self._rng, self._ids = Random(config.seed), count()
-        self._num_steps, self._num_in_inbox = 0, 0
+        self._num_steps, self._num_in_inbox, self._num_failed_in_a_row = 0, 0, 0
         self._flight: _Flight | None = None
         self._closed = self._released = False
 
@@ -105,6 +114,8 @@ class Engine:
 
     def submit(self, request: Request) -> Response:
         """Queue a request and return its growing response.
+
+        A constraint that nobody has prepared (:meth:`.constraints.GrammarStore.prepare`) is compiled here and now.
 
         Raises:
             EngineBusyError: if too many sequences wait already.
@@ -122,11 +133,14 @@ class Engine:
             )
         if request.id in self._responses:
             raise ParamsError(f"{request.id!r} is in use", field="request_id", remedy="Choose a unique id")
+        check_constraint(request.params, self._grammars)
         sequences = [self._sequence(request, index) for index in range(request.params.n)]
         completions = tuple(self._completion(request, sequence) for sequence in sequences)
         response = Response(request, completions, now_s())
         self._responses[request.id] = response
         self._num_in_inbox += len(sequences)
+        for sequence in sequences:
+            self._promises.make(sequence.id, self._longest_blocks(sequence))
         self._post(lambda: self._admit(response, sequences))
         if request.deadline_s is not None:
             self._watch_deadline(response, request.deadline_s)
@@ -163,15 +177,18 @@ class Engine:
 
     def load(self) -> EngineLoad:
         """Return how busy the engine is, for admission policies; what is in the inbox counts as waiting."""
-        live = [c.sequence for r in self._responses.values() for c in r.completions if c.finish_reason is None]
         num_held = sum(self._kv.num_held_blocks(sequence.id) for sequence in self._table.running)
         return EngineLoad(
             num_running=len(self._table.running),
             num_waiting=self.num_waiting,
             num_free_blocks=self._kv.num_free_blocks,
-            num_promised_blocks=sum(self._longest_blocks(sequence) for sequence in live) - num_held,
+            num_promised_blocks=self._promises.num_blocks - num_held,
             block_size=self.config.block_size,
         )
+
+    def waiting_tenants(self) -> Counter[str]:
+        """Return how many sequences of each tenant wait, those in the inbox left out."""
+        return Counter(sequence.tenant for sequence in self._table.waiting)
 
     @property
     def num_running(self) -> int:
@@ -208,7 +225,8 @@ class Engine:
     async def run(self) -> None:
         """Step until :meth:`close`; sleep while there is nothing to do.
 
-        What a step itself raises (a policy's or our own bug, not the executor's) ends every request and the engine.
+        What a step itself raises ends every request and the engine: a policy's or our own bug, or an executor that has
+        failed :data:`MAX_FAILED_STEPS` times in a row.
         """
         step = self.overlapped_step if self.config.overlap_steps else self.step
         try:
@@ -219,7 +237,7 @@ class Engine:
                 await step()
         except Exception as error:
             self._closed = True
-            self._end_all(_step_failed("scheduler", error))
+            self._end_all(error if isinstance(error, SteelyardError) else _step_failed("scheduler", error))
             raise
 
     async def step(self) -> None:
@@ -265,7 +283,7 @@ class Engine:
         if not works:
             self._observe(start_s, schedule, batch, StepOutput({}))
             return
-        self._view.sampling = frozenset(work.sequence.id for work in works if work.samples)
+        self._view.sampling = frozenset(work.sequence.id for work in works if work.reaches_end)
         self._advance(batch)
         execution = asyncio.create_task(self._executor.execute(batch))
         self._flight = _Flight(start_s, schedule, batch, execution)
@@ -342,6 +360,7 @@ class Engine:
 
     def _commit(self, batch: Batch, output: StepOutput) -> None:
         now = now_s()
+        self._num_failed_in_a_row = 0
         for work in batch.works:
             sequence = work.sequence
             if sequence.status is SequenceStatus.FINISHED:  # cancelled while its step executed
@@ -349,12 +368,21 @@ class Engine:
             response, completion = self._completions[sequence.id]
             if sequence.id in output.prompt_logprobs and sequence.index == 0:
                 response.note_prompt_logprobs(work.start + 1, output.prompt_logprobs[sequence.id])
+            if sequence.id in output.failed:
+                self._end(response, FinishReason.ERROR, output.failed[sequence.id])
+            if sequence.pooling is not None:
+                self._commit_pooled(work, response, output.pooled[sequence.id])
             for token in output.sampled.get(sequence.id, ()):
                 completion.push(token)
                 response.note_token(now)
                 if completion.finish_reason is not None:
                     self._finish(sequence)
                     break
+
+    def _commit_pooled(self, work: SequenceWork, response: Response, part: tuple[float, ...]) -> None:
+        response.note_pooled(work.start, part, is_last=work.reaches_end)
+        if work.reaches_end:
+            self._end(response, FinishReason.STOP)
 
     # -- consequences ---------------------------------------------------------------------------------------------
 
@@ -375,6 +403,7 @@ class Engine:
             priority=request.priority,
             cache_salt=request.cache_salt,
             tenant=request.tenant,
+            pooling=request.pooling,
         )
 
     def _live(self, sequence: Sequence) -> LiveSequence:
@@ -420,22 +449,31 @@ class Engine:
         if sequence.status is SequenceStatus.RUNNING:
             self._kv.release(sequence)
         self._kv.forget(sequence.id)
+        self._promises.drop(sequence.id)
         self._table.finish(sequence)
         response, _ = self._completions.pop(sequence.id)
         if response.finished:
-            self._responses.pop(response.request.id, None)
+            self._forget(response.request.id)
         self._room.set()
 
     def _end(self, response: Response, reason: FinishReason, error: SteelyardError | None = None) -> None:
         """End a request, unless it has ended already."""
         if self._responses.get(response.request.id) is not response:
             return
-        del self._responses[response.request.id]
+        self._forget(response.request.id)
         response.end(reason, error)
         for completion in response.completions:
+            self._promises.drop(completion.sequence.id)
             if completion.sequence.id in self._table:
                 self._finish(completion.sequence)
         self._room.set()
+
+    def _forget(self, request_id: str) -> None:
+        """Drop a request that has ended; a timer left behind would hold it in memory until a far deadline."""
+        self._responses.pop(request_id, None)
+        timer = self._deadlines.pop(request_id, None)
+        if timer is not None:
+            timer.cancel()
 
     def _end_all(self, error: SteelyardError) -> None:
         self._receive()
@@ -443,15 +481,24 @@ class Engine:
             self._end(response, FinishReason.ERROR, error)
 
     def _fail(self, batch: Batch, cause: Exception) -> None:
-        """End the requests of a failed step; the blocks they filled may hold anything, so no cached prefix survives."""
+        """End the requests of a failed step; the blocks they filled may hold anything, so no cached prefix survives.
+
+        Raises:
+            SteelyardError: what failed, if so many steps in a row have failed that the engine must end, too.
+        """
         error = cause if isinstance(cause, SteelyardError) else _step_failed("executor", cause)
         for request_id in dict.fromkeys(work.sequence.request_id for work in batch.works):
             if request_id in self._responses:  # not cancelled while its step executed
                 self._end(self._responses[request_id], FinishReason.ERROR, error)
         self._kv.reset_prefix_cache()
+        self._num_failed_in_a_row += 1
+        if self._num_failed_in_a_row >= MAX_FAILED_STEPS and not self._closed:
+            raise error
 
     def _watch_deadline(self, response: Response, deadline_s: float) -> None:
-        asyncio.get_running_loop().call_at(deadline_s, self._post, lambda: self._end(response, FinishReason.DEADLINE))
+        loop = asyncio.get_running_loop()
+        timer = loop.call_at(deadline_s, self._post, lambda: self._end(response, FinishReason.DEADLINE))
+        self._deadlines[response.request.id] = timer
 
     def _observe(self, start_s: float, schedule: Schedule, batch: Batch, output: StepOutput) -> None:
         if not self._observers:
@@ -481,6 +528,10 @@ class Engine:
             assert held >= sequence.num_computed_tokens, "computed tokens without blocks"
         owners = {response.request.id for response, _ in self._completions.values()}
         assert owners <= set(self._responses), "a sequence outlived its request"
+        assert set(self._deadlines) <= set(self._responses), "a deadline outlived its request"
+        unended = [c.sequence for r in self._responses.values() for c in r.completions if c.finish_reason is None]
+        promised = sum(self._longest_blocks(sequence) for sequence in unended)
+        assert self._promises.num_blocks == promised, "blocks are promised to nobody"
 
 
 def _step_failed(field: str, cause: Exception) -> EngineStoppedError:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from steelyard.core.batch import Batch, StepOutput
+from steelyard.core.batch import Batch, SequenceWork, StepOutput
 from steelyard.core.clock import sleep_s
+from steelyard.core.pooling import PoolingKind
 from steelyard.core.request import SampledToken
 
 _MIX = 0x9E3779B97F4A7C15
@@ -60,6 +61,8 @@ class ModelledExecutor:
 class SyntheticTokens:
     """A :data:`TokenSource` whose tokens are a hash of (sequence seed, position): deterministic, no text meant.
 
+    A vector is made of the prompt's token ids, as if the hidden state of a token were (its id, 1).
+
     Args:
         vocab_size: tokens are drawn from ``0 … vocab_size − 1``.
         avoid: tokens never drawn, such as the end of sequence.
@@ -69,15 +72,27 @@ class SyntheticTokens:
         self._allowed = tuple(token for token in range(vocab_size) if token not in avoid)
 
     def __call__(self, batch: Batch) -> StepOutput:
-        """Return one token per work item that samples."""
+        """Return one token per work item that samples, and a part of a vector per work item that is pooled."""
         sampled = {
             work.sequence.id: (SampledToken(self.token(work.sequence.seed, work.end)),)
             for work in batch.works
             if work.samples
         }
-        return StepOutput(sampled)
+        pooled = {
+            work.sequence.id: _pooled(work, work.sequence.pooling.kind)
+            for work in batch.works
+            if work.sequence.pooling is not None
+        }
+        return StepOutput(sampled, pooled=pooled)
 
     def token(self, seed: int, position: int) -> int:
         """Return the token that a sequence of this seed samples when ``position`` tokens are known."""
         mixed = ((seed ^ position) * _MIX) & _MASK
         return self._allowed[(mixed >> 32) % len(self._allowed)]
+
+
+def _pooled(work: SequenceWork, kind: PoolingKind) -> tuple[float, ...]:
+    tokens = work.sequence.tokens[work.start : work.end]
+    if kind is PoolingKind.MEAN:
+        return float(sum(tokens)), float(len(tokens))
+    return (float(tokens[-1]), 1.0) if work.reaches_end else ()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from steelyard.core.errors import ParamsError
 from steelyard.core.params import SamplingParams
+from steelyard.core.pooling import PoolingParams
 from steelyard.core.request import RequestOutput
 from steelyard.engine.async_llm import AsyncLLM, Message, Prompt
 from steelyard.engine.engine import Engine
@@ -130,9 +131,9 @@ class LLM:
         """Return each text's token log-probabilities (natural log)."""
         return self._wait(self._llm.score(_as_prompts(texts)))
 
-    def embed(self, texts: Prompt | Sequence[Prompt]) -> Tensor:
-        """Return ``[texts, hidden_size]`` float32: the mean of the final hidden states, scaled to length one."""
-        return self._wait(self._llm.embed(_as_prompts(texts)))
+    def embed(self, texts: Prompt | Sequence[Prompt], pooling: PoolingParams | None = None) -> Tensor:
+        """Return ``[texts, hidden_size]`` float32, one vector per text; see :meth:`.AsyncLLM.embed`."""
+        return self._wait(self._llm.embed(_as_prompts(texts), pooling))
 
     def logits(self, token_ids: Sequence[int]) -> Tensor:
         """Return ``[tokens, vocab_size]`` float32 logits: row i predicts token i + 1."""

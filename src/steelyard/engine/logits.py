@@ -9,7 +9,7 @@ Left out: filters and the draw (:mod:`steelyard.engine.sampling`), log-probabili
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 
 import torch
@@ -52,7 +52,9 @@ class TokenHistory:
 
 
 class LogitsAdjuster:
-    """Applies logit_bias, then the bans (min_tokens, ``suppress``), then repetition, frequency and presence penalties.
+    """Applies logit_bias, then the bans (``suppress``, min_tokens), then repetition, frequency and presence penalties.
+
+    Where ``suppress`` leaves nothing that min_tokens allows, min_tokens yields.
 
     Keeps the :class:`TokenHistory` of penalised sequences from one call to the next; those missing from a call are
     forgotten, and counted afresh should they come back.
@@ -65,28 +67,31 @@ class LogitsAdjuster:
         self._eos = tuple(sorted(set(eos_token_ids)))
         self._histories: dict[int, TokenHistory] = {}
 
-    def __call__(self, logits: Tensor, sequences: Sequence[TokenSequence], suppress: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, logits: Tensor, sequences: Sequence[TokenSequence], suppress: Mapping[int, Tensor] | None = None
+    ) -> Tensor:
         """Return the adjusted ``[rows, vocab]`` logits: a copy, or ``logits`` itself if nothing applies.
 
         Args:
             logits: ``[rows, vocab]`` float32; not changed.
             sequences: one per row.
-            suppress: bool, ``[vocab]`` or ``[rows, vocab]``; true where a token must not be chosen.
+            suppress: row → bool ``[vocab]``, true where a token must not be chosen.
         """
+        suppressed = suppress or {}
         penalised = [row for row, sequence in enumerate(sequences) if sequence.params.has_penalties]
         biased = [row for row, sequence in enumerate(sequences) if sequence.params.logit_bias]
         banned = [(row, ids) for row, sequence in enumerate(sequences) if (ids := self._banned(sequence))]
         self._follow([sequences[row] for row in penalised], logits)
-        if suppress is None and not (penalised or biased or banned):
+        if not (suppressed or penalised or biased or banned):
             return logits
         adjusted = logits.clone()
         for row in biased:
             _add_bias(adjusted[row], sequences[row].params)
+        for row, forbidden in suppressed.items():
+            adjusted[row].masked_fill_(forbidden, float("-inf"))
         for row, ids in banned:
             usable = [token for token in ids if token < adjusted.shape[1]]
-            adjusted[row, torch.tensor(usable, dtype=torch.int64, device=adjusted.device)] = float("-inf")
-        if suppress is not None:
-            adjusted.masked_fill_(suppress, float("-inf"))
+            _ban(adjusted[row], torch.tensor(usable, dtype=torch.int64, device=adjusted.device), suppressed.get(row))
         for row in penalised:
             _penalise(adjusted[row], self._histories[sequences[row].id], sequences[row].params)
         return adjusted
@@ -95,7 +100,8 @@ class LogitsAdjuster:
         params = sequence.params
         if sequence.num_output_tokens >= params.min_tokens:
             return ()
-        return params.stop_token_ids if params.ignore_eos else params.stop_token_ids + self._eos
+        goes_on = params.ignore_eos and params.constraint is None
+        return params.stop_token_ids if goes_on else params.stop_token_ids + self._eos
 
     def _follow(self, sequences: Sequence[TokenSequence], logits: Tensor) -> None:
         known, self._histories = self._histories, {}
@@ -105,6 +111,12 @@ class LogitsAdjuster:
                 history = TokenHistory(sequence, logits.shape[1], logits.device)
             history.catch_up()
             self._histories[sequence.id] = history
+
+
+def _ban(row: Tensor, ids: Tensor, forbidden: Tensor | None) -> None:
+    """Forbid the tokens ``ids`` in a row, unless they are all that the tokens ``forbidden`` leave."""
+    if forbidden is None or not bool(forbidden.index_fill(0, ids, True).all()):
+        row[ids] = float("-inf")
 
 
 def _add_bias(row: Tensor, params: SamplingParams) -> None:

@@ -10,10 +10,14 @@ from torch import Tensor
 
 from steelyard.core.batch import Batch, SequenceWork, StepOutput
 from steelyard.core.clock import Stopwatch
+from steelyard.core.errors import SteelyardError
 from steelyard.core.request import SampledToken
+from steelyard.core.sequence import Sequence as TokenSequence
 from steelyard.core.units import round_up
 from steelyard.cost.operators import ATTENTION, ELEMENTWISE, LINEAR, LM_HEAD, SAMPLING
+from steelyard.engine.constraints import ConstraintFollower
 from steelyard.engine.logprobs import prompt_logprobs
+from steelyard.engine.pooling import pool_rows
 from steelyard.engine.sampling import Sampler
 from steelyard.memory.kv_store import KVStore
 from steelyard.memory.paged_kv import KVShape
@@ -52,6 +56,7 @@ class ModelRunner:
         sampler: picks tokens from logits.
         row_tile: packed tokens are padded to a multiple of this, so that rows keep their bits (kernels.linear).
         decodes: computes steps of decodes over ``store`` in a way of its own; ``None`` for as all others.
+        constraints: says what sequences with constraints must not take next; ``None`` if none will have any.
     """
 
     def __init__(
@@ -61,9 +66,10 @@ class ModelRunner:
         sampler: Sampler,
         row_tile: int = 1,
         decodes: DecodeSteps | None = None,
+        constraints: ConstraintFollower | None = None,
     ) -> None:
         self._model, self._store, self._sampler, self._row_tile = model, store, sampler, row_tile
-        self._decodes = decodes
+        self._decodes, self._constraints = decodes, constraints
         self._seconds = {LM_HEAD: 0.0, SAMPLING: 0.0}
 
     @property
@@ -78,9 +84,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> StepOutput:
-        """Compute one step: write KV, attend, and sample for every work item that reaches its last known token."""
-        hidden = self._hidden(batch.works, self._store)
-        return StepOutput(self._sample(batch.works, hidden), self._prompt_logprobs(batch.works, hidden))
+        """Compute one step: write KV, attend, and sample or pool the work items that want it."""
+        works, hidden = batch.works, self._hidden(batch.works, self._store)
+        sampled, failed = self._sample(works, hidden)
+        return StepOutput(sampled, self._prompt_logprobs(works, hidden), failed, _pool(works, hidden))
 
     def take_profile(self) -> dict[str, float]:
         """Return seconds spent per operator of :mod:`steelyard.cost.operators` since the last call.
@@ -96,7 +103,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def hidden(self, sequence_work: Sequence[SequenceWork], store: KVStore) -> Tensor:
-        """Return ``[tokens, hidden_size]`` for works over another store (scoring and embedding use a private one)."""
+        """Return ``[tokens, hidden_size]`` for works over another store (scoring uses a private one)."""
         return self._hidden(sequence_work, store)
 
     @torch.inference_mode()
@@ -118,7 +125,9 @@ class ModelRunner:
         )
         return hidden[:num_tokens]
 
-    def _sample(self, works: Sequence[SequenceWork], hidden: Tensor) -> dict[int, tuple[SampledToken, ...]]:
+    def _sample(
+        self, works: Sequence[SequenceWork], hidden: Tensor
+    ) -> tuple[dict[int, tuple[SampledToken, ...]], dict[int, SteelyardError]]:
         last_rows, sequences, row = [], [], 0
         for work in works:
             row += work.num_tokens
@@ -126,16 +135,25 @@ class ModelRunner:
                 last_rows.append(row - 1)
                 sequences.append(work.sequence)
         if not sequences:
-            return {}
+            return {}, {}
         if len(last_rows) < len(hidden):
             hidden = hidden[torch.tensor(last_rows, device=hidden.device)]
         with Stopwatch() as head:
             logits = self._model.logits(hidden)
         with Stopwatch() as sampling:
-            tokens = self._sampler.sample(logits, sequences)
+            tokens, failed = self._choose(logits, sequences)
         self._seconds[LM_HEAD] += head.elapsed_s
         self._seconds[SAMPLING] += sampling.elapsed_s
-        return {sequence.id: (token,) for sequence, token in zip(sequences, tokens, strict=True)}
+        return {s.id: (token,) for s, token in zip(sequences, tokens, strict=True) if s.id not in failed}, failed
+
+    def _choose(
+        self, logits: Tensor, sequences: Sequence[TokenSequence]
+    ) -> tuple[list[SampledToken], dict[int, SteelyardError]]:
+        """Sample under constraints; what is forbidden is found while an asynchronous device may still compute."""
+        if self._constraints is None:
+            return self._sampler.sample(logits, sequences), {}
+        suppress, failed = self._constraints.look_ahead(sequences, logits.device)
+        return self._constraints.note(sequences, self._sampler.sample(logits, sequences, suppress)), failed
 
     def _prompt_logprobs(self, works: Sequence[SequenceWork], hidden: Tensor) -> dict[int, tuple[SampledToken, ...]]:
         found, row = {}, 0
@@ -152,3 +170,15 @@ class ModelRunner:
         for start in range(0, len(targets), _LOGITS_ROWS):
             rows = slice(start, start + _LOGITS_ROWS)
             yield from prompt_logprobs(self._model.logits(hidden[rows]), targets[rows], num_top)
+
+
+def _pool(works: Sequence[SequenceWork], hidden: Tensor) -> dict[int, tuple[float, ...]]:
+    """Return what the step adds to the vectors of sequences that are pooled."""
+    found, row = {}, 0
+    for work in works:
+        pooling = work.sequence.pooling
+        if pooling is not None:
+            rows = hidden[row : row + work.num_tokens]
+            found[work.sequence.id] = pool_rows(rows, pooling.kind, reaches_end=work.reaches_end)
+        row += work.num_tokens
+    return found

@@ -1,4 +1,4 @@
-"""Questions to a model that are not generation: logits, scores, embeddings of whole texts.
+"""Questions to a model that are not generation: logits and scores of whole texts.
 
 They run outside the schedule, through the same paged attention as generation, over a private KV store that lives for
 one call. Their numbers are therefore the engine's numbers.
@@ -75,11 +75,6 @@ class Prober:
     def logits(self, token_ids: tuple[int, ...]) -> Tensor:
         """Return ``[tokens, vocab_size]`` float32."""
         return torch.cat([self._runner.logits(hidden) for hidden in self._hidden(token_ids)])
-
-    def embed(self, token_ids: tuple[int, ...]) -> Tensor:
-        """Return ``[hidden_size]`` float32 of length one: the mean of the final hidden states."""
-        mean = torch.cat([hidden.float() for hidden in self._hidden(token_ids)]).mean(dim=0)
-        return torch.nn.functional.normalize(mean, dim=0)
 
     def score(self, token_ids: tuple[int, ...]) -> TextScore:
         """Return the log-probability of each token given those before it."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from steelyard.core.errors import SteelyardError
 from steelyard.core.request import FinishReason, Request, RequestOutput, RequestTimes, SampledToken
 from steelyard.engine.completion import CompletionState
+from steelyard.engine.pooling import PooledVector
 
 
 class Response:
@@ -28,6 +29,10 @@ class Response:
         self._first_token_s: float | None = None
         self._last_token_s: float | None = None
         self._prompt_logprobs: dict[int, SampledToken] = {}
+        self._vector: PooledVector | None = None
+        if request.pooling is not None:
+            self._vector = PooledVector(request.pooling, len(request.prompt_token_ids))
+        self._pooled: tuple[float, ...] | None = None
         self._changed = asyncio.Event()
 
     @property
@@ -43,6 +48,13 @@ class Response:
     def note_prompt_logprobs(self, first_position: int, entries: tuple[SampledToken, ...]) -> None:
         """Store the prompt log-probabilities of positions from ``first_position`` on; computing them again is fine."""
         self._prompt_logprobs.update(enumerate(entries, first_position))
+
+    def note_pooled(self, first_position: int, part: tuple[float, ...], *, is_last: bool) -> None:
+        """Add to the prompt's vector what the tokens from ``first_position`` on contribute."""
+        assert self._vector is not None
+        self._vector.add(first_position, part)
+        if is_last:
+            self._pooled = self._vector.value()
 
     def note_token(self, now_s: float) -> None:
         """Record that a token was committed and wake whoever waits."""
@@ -72,6 +84,7 @@ class Response:
                 last_token_s=self._last_token_s,
             ),
             prompt_logprobs=self._all_prompt_logprobs(),
+            pooled=self._pooled,
             num_cached_tokens=self.num_cached_tokens,
         )
 

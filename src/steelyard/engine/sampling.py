@@ -1,7 +1,8 @@
 """Choosing each sequence's next token from its logits.
 
-The order is vLLM's: logit_bias and min_tokens, penalties, temperature, min_p, top_k, top_p, draw. Everything that sums
-probabilities does so in integers (:mod:`steelyard.engine.logits`), so a row's choice never depends on its neighbours.
+The order is vLLM's: logit_bias, constraint and min_tokens, penalties, temperature, min_p, top_k, top_p, draw. All that
+sums probabilities does so in integers (:mod:`steelyard.engine.logits`), so a row's choice never depends on its
+neighbours.
 
 The draw inverts the cumulative distribution at a number that is a keyed hash of (seed, output position). A counter has
 no state to lose, so preemption, recomputation and batching cannot change it; BLAKE2b has no structure that neighbouring
@@ -11,7 +12,7 @@ seeds or positions could show; it costs about a microsecond a row, where Gumbel 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -52,15 +53,14 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(
-        self, logits: Tensor, sequences: Sequence[TokenSequence], suppress: Tensor | None = None
+        self, logits: Tensor, sequences: Sequence[TokenSequence], suppress: Mapping[int, Tensor] | None = None
     ) -> list[SampledToken]:
         """Return one token per row, a pure function of (logits row, sequence, suppress row) to the bit.
 
         Args:
             logits: ``[rows, vocab]`` float32, raw, on a device that has float64; not changed.
             sequences: one per row; the token drawn is the one for its output position ``num_output_tokens``.
-            suppress: bool, ``[vocab]`` or ``[rows, vocab]``; true where a token must not be chosen, such as the
-                padding of a vocabulary or what a grammar forbids.
+            suppress: row → bool ``[vocab]``, true where a token must not be chosen: what a constraint forbids.
 
         Raises:
             ResourceError: if a row holds NaN or +∞, or only −∞.

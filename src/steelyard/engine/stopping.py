@@ -74,7 +74,8 @@ class StopChecker:
     When several stop strings match, the one that completes first wins, and of those that complete together the one that
     began first. One that completes while fewer than ``min_tokens`` tokens are known is ordinary text. Stop strings win
     over length; an ending token wins over stop strings, and its own text is dropped unless
-    ``include_stop_str_in_output``.
+    ``include_stop_str_in_output``. Under a constraint an end-of-sequence token ends it whatever ``min_tokens`` and
+    ``ignore_eos`` say: it was sampled because the text may end there.
 
     Args:
         params: the request's.
@@ -90,6 +91,7 @@ class StopChecker:
         self._min_tokens = params.min_tokens
         self._max_tokens = min(params.max_tokens or max_model_len, max_model_len - num_prompt_tokens)
         self._eos = frozenset() if params.ignore_eos else eos_token_ids
+        self._constraint_end = frozenset() if params.constraint is None else eos_token_ids
         self._stop_token_ids = frozenset(params.stop_token_ids)
         self._matchers = [StringMatcher(target) for target in params.stop]
         self._num_tokens = 0
@@ -103,8 +105,10 @@ class StopChecker:
         """The decision, once there is one."""
         return self._decision
 
-    def push(self, token_id: int, piece: str) -> StopDecision | None:
+    def push(self, token_id: int, piece: str, *, completes: bool = False) -> StopDecision | None:
         """Take the next token and the text it made definite (often none); return the decision if this ends it.
+
+        ``completes`` says that nothing may follow the token, which belongs to the text.
 
         Nothing may be pushed after a decision or :meth:`close`.
         """
@@ -114,6 +118,8 @@ class StopChecker:
             self._end_at_token(stop, piece)
         else:
             self._scan(piece)
+            if self._decision is None and completes:
+                self._decision = StopDecision(FinishReason.STOP)
             if self._decision is None and self._num_tokens >= self._max_tokens:
                 self._decision = StopDecision(FinishReason.LENGTH)
         return self._decision
@@ -140,6 +146,8 @@ class StopChecker:
         return text
 
     def _token_stop(self, token_id: int) -> StopDecision | None:
+        if token_id in self._constraint_end:
+            return StopDecision(FinishReason.STOP)
         if self._num_tokens < self._min_tokens:
             return None
         if token_id in self._eos:

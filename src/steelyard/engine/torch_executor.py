@@ -33,7 +33,7 @@ class TorchExecutor:
         return await self.call(lambda: self._runner.run(batch))
 
     async def call(self, function: Callable[[], T]) -> T:
-        """Run ``function`` on the same thread, between steps (scoring, embedding)."""
+        """Run ``function`` on the same thread, between steps (scoring)."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     async def close(self) -> None:

@@ -271,7 +271,7 @@ class KVManager:
 
     def _match(self, sequence: Sequence) -> list[int]:
         """Return the cached blocks that begin ``sequence``, leaving at least one token."""
-        if not self._config.enable_prefix_caching or sequence.params.prompt_logprobs is not None:
+        if not self._config.enable_prefix_caching or sequence.needs_whole_prompt:
             return []
         limit = (sequence.num_tokens - 1) // self._block_size
         return self._cache.match(self._digests.of(sequence, limit), limit)

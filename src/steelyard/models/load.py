@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def load_model(
     device: torch.device,
     dtype: torch.dtype,
     quantization: Quantization = Quantization.NONE,
+    source: WeightSource | None = None,
     on_progress: Progress | None = None,
 ) -> LoadedModel:
     """Load a model's weights.
@@ -105,20 +107,18 @@ def load_model(
         device: where the parameters go.
         dtype: of all parameters that are not quantised: float32, bfloat16 or float16.
         quantization: what the weights of linear layers and embeddings are held as.
+        source: its open weights; without, they are opened here, and closed.
         on_progress: see :data:`Progress`.
 
     Raises:
         ModelError: if the description is unsound or not supported, or contradicts a tensor's shape.
         WeightsError: if a tensor is missing or cannot be read.
     """
-    source = open_weights(resolved)
-    try:
-        described = _describe(resolved, source)
+    with nullcontext(source) if source is not None else closing(open_weights(resolved)) as weights:
+        described = _describe(resolved, weights)
         module = _build_decoder(
-            described, source, device=device, dtype=dtype, quantization=quantization, on_progress=on_progress
+            described, weights, device=device, dtype=dtype, quantization=quantization, on_progress=on_progress
         )
-    finally:
-        source.close()
     return LoadedModel(
         name=resolved.name,
         kind=resolved.kind,
@@ -151,7 +151,9 @@ def _build_decoder(
     allocate = HugePageArena()
     for num_done, parameter in enumerate(plan, start=1):
         if not quantise_parameter(module, parameter, parameter_source, quantization, allocate):
-            set_parameter(module, parameter.name, parameter_source.read(parameter, dtype).to(device))
+            value = parameter_source.read(parameter, dtype).to(device)
+            # One small parameter left in the file's map would keep all of it, with every page that was packed.
+            set_parameter(module, parameter.name, value if quantization is Quantization.NONE else value.clone())
         if on_progress is not None:
             on_progress(num_done, len(plan))
     if config.tied_embeddings:

@@ -155,6 +155,12 @@ class ParameterSource:
             first += num_rows
         return tuple(found)
 
+    def forget(self, parameter: Parameter) -> None:
+        """Give back the memory that the parameter's :meth:`blocks` take, once they are packed elsewhere."""
+        if isinstance(self._source, GGUFFile):
+            for part in parameter.parts:
+                self._source.forget(part.source)
+
     def _read_part(self, parameter: Parameter, part: Part, dtype: torch.dtype) -> Tensor:
         recipe, expert = parameter.recipe, parameter.expert
         if recipe.stacked:

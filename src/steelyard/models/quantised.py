@@ -230,7 +230,9 @@ def _pack(
         if parts is None:
             return None
         placed = [(part.blocks, part.format, where[part.rows].numpy()) for part in parts]
-        return PackedMatrix.from_gguf(placed, allocate=allocate)
+        packed = PackedMatrix.from_gguf(placed, allocate=allocate)
+        source.forget(parameter)
+        return packed
     weight = source.read(parameter, torch.float32)
     return PackedMatrix.from_float(weight, _FLOAT_FORMATS[quantization], where.numpy(), allocate=allocate)
 

@@ -11,18 +11,21 @@ from starlette.middleware.cors import CORSMiddleware
 
 from steelyard import __version__
 from steelyard.cost.profile import profile_path
+from steelyard.serve.anthropic import AnthropicAnswers
 from steelyard.serve.config import ServeConfig
 from steelyard.serve.dashboard.assets import Page
 from steelyard.serve.dashboard.state import Dashboard
 from steelyard.serve.envelope import Envelope
 from steelyard.serve.errors import install_error_answers
-from steelyard.serve.keys import OPEN_PATHS, KeyGate, KeyRing
+from steelyard.serve.keys import OPEN_PATHS, KeyGate
 from steelyard.serve.limits import RequestLimits
 from steelyard.serve.routes.adapters import adapters_router
 from steelyard.serve.routes.chat import chat_router
 from steelyard.serve.routes.completions import completions_router
 from steelyard.serve.routes.dashboard import dashboard_router, page_router
+from steelyard.serve.routes.embeddings import embeddings_router
 from steelyard.serve.routes.health import health_router
+from steelyard.serve.routes.messages import messages_router
 from steelyard.serve.routes.metrics import metrics_router
 from steelyard.serve.routes.models import models_router
 from steelyard.serve.routes.tokens import tokens_router
@@ -34,7 +37,6 @@ def create_app(service: Service, config: ServeConfig) -> FastAPI:
     """Return the application around ``service``, which its lifespan starts and closes.
 
     Raises:
-        ParamsError: if a key is no good.
         ResourceError: if traces are asked for and OpenTelemetry is not installed.
     """
     endpoint = config.observe.otlp_endpoint
@@ -61,6 +63,8 @@ def create_app(service: Service, config: ServeConfig) -> FastAPI:
         chat_router(service),
         completions_router(service),
         tokens_router(service),
+        embeddings_router(service),
+        messages_router(service),
         adapters_router(),
         dashboard_router(Dashboard(service, profile_path())),
         page_router(page),
@@ -76,7 +80,7 @@ def _add_layers(
 ) -> None:
     """Put the layers around the routes; the last one added is the outermost."""
     app.add_middleware(RequestLimits, limits=config.limits)
-    app.add_middleware(KeyGate, keys=KeyRing(config.access.api_keys), open_paths=open_paths)
+    app.add_middleware(KeyGate, keys=service.keys, open_paths=open_paths)
     if config.listen.allowed_origins:  # outside the gate: browsers ask for leave without a key
         app.add_middleware(
             CORSMiddleware, allow_origins=config.listen.allowed_origins, allow_methods=["*"], allow_headers=["*"]
@@ -84,3 +88,4 @@ def _add_layers(
     if tracing is not None:
         app.add_middleware(TracedApp, tracing=tracing)
     app.add_middleware(Envelope, count=service.metrics.count_answer)
+    app.add_middleware(AnthropicAnswers)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from steelyard.engine.build import LLMOptions
+from steelyard.serve.tools.formats import AUTO_FORMAT
+
+MAX_ENGINE_RESTARTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,45 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyLimits:
+    """What one key may do, and how it stands against others.
+
+    Attributes:
+        requests_per_min: mean rate, a minute's worth of which may come at once; ``None`` for no limit.
+        tokens_per_min: likewise, of prompts and answers together.
+        max_concurrent: requests being worked on or waiting; ``None`` for no limit.
+        weight: its share of a busy engine relative to the others', with the schedule policy ``vtc``.
+        priority: of its requests, which may ask to come later than this but not sooner; ``None`` lets them choose.
+    """
+
+    requests_per_min: float | None = None
+    tokens_per_min: float | None = None
+    max_concurrent: int | None = None
+    weight: float = 1.0
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharingConfig:
+    """How callers share the server. All of it can change while the server runs.
+
+    Attributes:
+        default: limits of keys that have none of their own, and of everybody where there are no keys.
+        keys: name → that key's limits.
+        kv_overcommit: KV blocks that may be promised to an engine's requests, relative to those free; ``None`` for no
+            limit.
+    """
+
+    default: KeyLimits = field(default_factory=KeyLimits)
+    keys: Mapping[str, KeyLimits] = field(default_factory=dict)
+    kv_overcommit: float | None = None
+
+    def limits_of(self, key: str) -> KeyLimits:
+        """Return the limits of the key with this name."""
+        return self.keys.get(key, self.default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObserveConfig:
     """What the server tells of itself.
 
@@ -105,19 +148,36 @@ class ObserveConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolsConfig:
+    """How models call tools.
+
+    Attributes:
+        tool_call_parser: name of the format in which they do; ``auto`` asks each model's chat template.
+        enable_auto_tool_choice: the model may decide itself whether it calls any.
+    """
+
+    tool_call_parser: str = AUTO_FORMAT
+    enable_auto_tool_choice: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
     """Everything that the server is told.
 
     Attributes:
         models: at least one; the first is loaded at the start, the others when they are asked for.
         model_memory_bytes: what weights and KV caches of all loaded models may take; ``None`` for no limit.
+        max_engine_restarts: times within ten minutes that a model whose engine has died is loaded again.
         engine: how each model is loaded.
     """
 
     models: tuple[ModelSpec, ...]
     model_memory_bytes: int | None = None
+    max_engine_restarts: int = MAX_ENGINE_RESTARTS
     listen: ListenConfig = field(default_factory=ListenConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    sharing: SharingConfig = field(default_factory=SharingConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
+    tools: ToolsConfig = field(default_factory=ToolsConfig)
     engine: LLMOptions = field(default_factory=LLMOptions)

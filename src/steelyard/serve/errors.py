@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 
 from steelyard.core.errors import (
     EngineBusyError,
+    EngineStoppedError,
     InputError,
     ResourceError,
     SteelyardError,
@@ -35,6 +36,7 @@ INVALID, NOT_FOUND, SERVER, UNAVAILABLE = (
     "unavailable_error",
 )
 _MAX_MESSAGE_CHARS = 1000
+_MAX_FAULTS = 1000  # to list more takes seconds
 # What pydantic calls the branches of a union, in the place of a field's name.
 _TYPE_NAMES = frozenset({"str", "int", "float", "bool", "none", "dict"})
 
@@ -96,9 +98,15 @@ def invalid(message: str, *, param: str | None, code: str | None = None) -> ApiE
     return ApiError(400, message, param=param, code=code)
 
 
-def unavailable(message: str) -> ApiError:
+def unavailable(message: str, *, retry_after_s: float = 1.0) -> ApiError:
     """Return the error for what may work later."""
-    return ApiError(503, message, kind=UNAVAILABLE, code="unavailable", headers={"Retry-After": "1"})
+    headers = {"Retry-After": _whole_seconds(retry_after_s)}
+    return ApiError(503, message, kind=UNAVAILABLE, code="unavailable", headers=headers)
+
+
+def too_late(message: str) -> ApiError:
+    """Return the error for a request whose time was over before its answer began."""
+    return ApiError(504, message, kind=UNAVAILABLE, code="timeout")
 
 
 def busy(message: str, *, retry_after_s: float) -> ApiError:
@@ -108,8 +116,13 @@ def busy(message: str, *, retry_after_s: float) -> ApiError:
         message,
         kind="rate_limit_error",
         code="rate_limit_exceeded",
-        headers={"Retry-After": str(max(1, math.ceil(retry_after_s)))},
+        headers={"Retry-After": _whole_seconds(retry_after_s)},
     )
+
+
+def _whole_seconds(seconds: float) -> str:
+    """Return what ``Retry-After`` says: whole seconds, at least one."""
+    return str(max(1, math.ceil(seconds)))
 
 
 def internal() -> ApiError:
@@ -131,9 +144,14 @@ def api_error(error: Exception, *, retry_after_s: float = 1.0) -> ApiError:
             return busy(f"{error.problem}. Try again later.", retry_after_s=retry_after_s)
         case InputError():
             return invalid(str(error), param=error.field)
+        case EngineStoppedError():
+            logger.error("an engine has stopped", exc_info=error)
+            return unavailable("the model's engine has stopped. Try again later.")
         case ResourceError():
             logger.error("resource error: %s", type(error).__name__, exc_info=error)
             return unavailable(f"the server cannot do it now ({type(error).__name__})")
+        case ValidationError() if error.error_count() > _MAX_FAULTS:
+            return invalid(f"the body has {error.error_count()} faults", param=None)
         case RequestValidationError() | ValidationError():
             return _validation_error(error.errors())
         case HTTPException():

@@ -1,31 +1,45 @@
 """One HTTP exchange that generates text, whatever its dialect: :class:`Exchange`.
 
 Lease the model, prepare the prompts, submit them, and send events or one answer. All of it is one task, which ends
-when the client goes away.
+when the client goes away. A deadline counts from the beginning: until the request is in an engine, it ends with 504,
+and from then on the answer ends as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from typing import Any, Protocol
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from steelyard.core.clock import now_s
 from steelyard.engine.async_llm import AsyncLLM
-from steelyard.serve.errors import api_error
+from steelyard.serve.errors import api_error, invalid, too_late
 from steelyard.serve.generation import Generation, GenerationRequest
+from steelyard.serve.keys import principal_in
 from steelyard.serve.service import Service
 from steelyard.serve.sse import DONE, ServerEvent, event_stream, to_json
 
+MAX_TIMEOUT_S = 1e6  # timers cannot be set for any time
 
-class Dialect(Protocol):
-    """How a generation is told."""
+
+class Teller(Protocol):
+    """How a generation is told in the end."""
 
     def answer(self, generation: Generation) -> Mapping[str, Any]:
         """Return the whole answer of a generation that has ended."""
         ...
+
+
+@runtime_checkable
+class Dialect(Teller, Protocol):
+    """How a generation is told in the end, and how while it grows."""
 
     def events(self, generation: Generation) -> AsyncIterator[ServerEvent]:
         """Yield what is streamed, as it comes."""
@@ -48,16 +62,24 @@ class Exchange(Response):
         model: the name that the client gave.
         prepare: called with the model.
         dialect: tells what comes of it.
-        stream: send events.
+        stream: send events; the dialect must be a :class:`Dialect`.
+        timeout_s: the client's; ``X-Request-Timeout`` and the server's own limit may be shorter.
     """
 
     def __init__(
-        self, service: Service, *, model: str | None, prepare: Preparation, dialect: Dialect, stream: bool
+        self,
+        service: Service,
+        *,
+        model: str | None,
+        prepare: Preparation,
+        dialect: Teller,
+        stream: bool,
+        timeout_s: float | None = None,
     ) -> None:
         self.background = None
         self.status_code = 200
         self._service, self._model, self._prepare = service, model, prepare
-        self._dialect, self._stream = dialect, stream
+        self._dialect, self._stream, self._timeout_s = dialect, stream, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Generate and send.
@@ -68,15 +90,33 @@ class Exchange(Response):
         await while_connected(receive, self._run(scope, send))
 
     async def _run(self, scope: Scope, send: Send) -> None:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._service.admission.received(principal_in(scope).name))
+            generation = await self._begin(stack, self._deadline_s(Headers(scope=scope)))
+            if self._stream:
+                await self._send_events(generation, send)
+            else:
+                await self._send_answer(generation, send)
+
+    def _deadline_s(self, headers: Headers) -> float | None:
+        """Return the event-loop time after which the answer ends."""
+        timeouts = (self._timeout_s, asked_timeout_s(headers), self._service.config.limits.request_timeout_s)
+        timeout_s = min((one for one in timeouts if one is not None), default=None)
+        return None if timeout_s is None else now_s() + timeout_s
+
+    async def _begin(self, stack: AsyncExitStack, deadline_s: float | None) -> Generation:
+        """Wait for the model, prepare the request and submit it; the stack ends it."""
         service = self._service
-        async with service.model(self._model) as llm:
-            request = await self._prepare(llm)
-            name = service.pool.answer_name(self._model)
-            async with service.generate(llm, request, name) as generation:
-                if self._stream:
-                    await self._send_events(generation, send)
-                else:
-                    await self._send_answer(generation, send)
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                llm = await stack.enter_async_context(service.model(self._model))
+                request = await self._prepare(llm)
+        except TimeoutError:
+            raise too_late("the request's time was over before its answer began") from None
+        if deadline_s is not None:
+            request = replace(request, timeout_s=max(0.0, deadline_s - now_s()))
+        name = service.pool.answer_name(self._model)
+        return await stack.enter_async_context(service.generate(llm, request, name))
 
     async def _send_answer(self, generation: Generation, send: Send) -> None:
         await generation.result()
@@ -86,6 +126,7 @@ class Exchange(Response):
         await send({"type": "http.response.body", "body": body})
 
     async def _send_events(self, generation: Generation, send: Send) -> None:
+        assert isinstance(self._dialect, Dialect)
         async with event_stream(send, ping_interval_s=self._service.config.observe.ping_interval_s) as writer:
             try:
                 async for event in self._dialect.events(generation):
@@ -93,6 +134,25 @@ class Exchange(Response):
             except Exception as error:  # the status has gone out; the client is told in an event
                 await writer.write(ServerEvent(api_error(error).body))
                 await writer.write(DONE)
+
+
+def asked_timeout_s(headers: Headers) -> float | None:
+    """Return the seconds in ``X-Request-Timeout``, if it is there.
+
+    Raises:
+        ApiError: 400 if it is no number of seconds.
+    """
+    text = headers.get("x-request-timeout")
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        message = "X-Request-Timeout: it is no number of seconds. Give one above 0."
+        raise invalid(message, param="X-Request-Timeout")
+    return seconds
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:

@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from steelyard.core.params import SamplingParams
+from steelyard.core.pooling import PoolingParams
 from steelyard.core.request import CompletionOutput, FinishReason, RequestOutput, SampledToken
 from steelyard.engine.engine import Engine
 from steelyard.engine.response import Response
 from steelyard.models.text.tokenizer import Tokenizer
 from steelyard.serve.keys import Principal
+from steelyard.serve.tools.plan import ToolPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class GenerationRequest:
         priority: lower is sooner.
         cache_salt: the client's own, within its principal's.
         timeout_s: it ends with what it has after this many seconds.
+        tools: how calls are read from its text; ``None`` if there are none.
+        pooling: make a vector of each prompt in place of completing it; ``params`` are ``NO_SAMPLING`` then.
     """
 
     id: str
@@ -39,6 +43,8 @@ class GenerationRequest:
     priority: int = 0
     cache_salt: str = ""
     timeout_s: float | None = None
+    tools: ToolPlan | None = None
+    pooling: PoolingParams | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

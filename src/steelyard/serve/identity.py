@@ -15,3 +15,9 @@ def new_id(prefix: str) -> str:
 def unix_seconds() -> int:
     """Return the date in seconds since 1970."""
     return int(unix_s())
+
+
+def new_call_id(num_chars: int) -> str:
+    """Return a name for a tool call: letters and digits alone where they are few, as some templates ask."""
+    text = uuid.uuid4().hex[:num_chars]
+    return text if num_chars < 16 else f"call_{text}"

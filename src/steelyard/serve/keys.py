@@ -26,12 +26,10 @@ class Principal:
         name: for logs, metrics and limits; never the secret.
         cache_salt: prefixes are shared only between requests of one salt, so that no caller can tell from the time an
             answer takes what another has asked.
-        weight: its share against others, where they are fairly shared.
     """
 
     name: str
     cache_salt: str
-    weight: float = 1.0
 
 
 ANONYMOUS = Principal(name="anonymous", cache_salt="")
@@ -48,10 +46,16 @@ class KeyRing:
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._digests: list[tuple[bytes, Principal]] = []
-        for number, key in enumerate(keys, 1):
-            name, _, secret = key.rpartition(":")
-            self._add(name or f"key-{number}", secret)
+        self._digests = _digests(keys)
+
+    def replace(self, keys: Sequence[str]) -> None:
+        """Let ``keys`` be the good ones from now on; raises as the constructor does, and changes nothing then."""
+        self._digests = _digests(keys)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all callers there can be."""
+        return tuple(principal.name for _, principal in self._digests) or (ANONYMOUS.name,)
 
     @property
     def is_open(self) -> bool:
@@ -66,14 +70,20 @@ class KeyRing:
                 found = principal
         return found
 
-    def _add(self, name: str, secret: str) -> None:
+
+def _digests(keys: Sequence[str]) -> list[tuple[bytes, Principal]]:
+    """Return each key's digest and whom it stands for."""
+    found: list[tuple[bytes, Principal]] = []
+    for number, key in enumerate(keys, 1):
+        given, _, secret = key.rpartition(":")
+        name, digest = given or f"key-{number}", _digest(secret)
         if len(secret) < MIN_SECRET_CHARS:
             remedy = f"Give at least {MIN_SECRET_CHARS} characters, or NAME:SECRET"
             raise ParamsError(f"the key {name!r} is too short", field="api_key", remedy=remedy)
-        digest = _digest(secret)
-        if any(known.name == name or digest == other for other, known in self._digests):
+        if any(known.name == name or digest == other for other, known in found):
             raise ParamsError(f"the key {name!r} is there twice", field="api_key", remedy="Remove one of them")
-        self._digests.append((digest, Principal(name=name, cache_salt=f"key:{name}")))
+        found.append((digest, Principal(name=name, cache_salt=f"key:{name}")))
+    return found
 
 
 def _digest(secret: str) -> bytes:
@@ -105,6 +115,13 @@ class KeyGate:
         await self._app(scope, receive, send)
 
 
+def principal_in(scope: Scope) -> Principal:
+    """Return who calls; anonymous where no gate stands before the app."""
+    principal = scope.get("state", {}).get(PRINCIPAL, ANONYMOUS)
+    assert isinstance(principal, Principal)
+    return principal
+
+
 def given_secret(headers: Headers) -> str:
     """Return the secret in ``Authorization: Bearer`` or ``X-API-Key``, or an empty string."""
     kind, _, secret = headers.get("authorization", "").partition(" ")
@@ -115,6 +132,7 @@ def _unauthorised() -> ApiError:
     return ApiError(
         401,
         "no valid API key was given. Send it as: Authorization: Bearer KEY",
+        kind="authentication_error",  # LiteLLM takes whatever has OpenAI's own word here for a bad request
         code="invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},
     )

@@ -66,6 +66,16 @@ class Metrics:
         self._request_generation = histogram("request_generation_tokens", "Tokens of a prompt's completions.", _TOKENS)
         self._iteration = histogram("iteration_tokens_total", "Tokens computed in a step.", _TOKENS)
         self._switch_s = histogram("model_switch_seconds", "Time to load a model, others put away.", _REQUEST_S)
+        self._refused = PrometheusCounter(
+            prefix + "requests_refused", "Requests answered with 429 by a limit.", ("key", "limit"), registry=registry
+        )
+        self._key_queue_s = Histogram(
+            prefix + "key_queue_time_seconds",
+            "Time until first scheduled, by key.",
+            ("key",),
+            buckets=_REQUEST_S,
+            registry=registry,
+        )
         self._http = PrometheusCounter(prefix + "http_requests", "Answers.", ("path", "status"), registry=registry)
 
     def render(self) -> bytes:
@@ -75,6 +85,10 @@ class Metrics:
     def count_answer(self, path: str, status: int) -> None:
         """Count an HTTP answer."""
         self._http.labels(path, str(status)).inc()
+
+    def count_refusal(self, key: str, limit: str) -> None:
+        """Count a request that a limit turned away."""
+        self._refused.labels(key, limit).inc()
 
     def watch(self, model: ServedModel) -> None:
         """Count the steps of a model that has just been loaded."""
@@ -93,8 +107,8 @@ class Metrics:
 
         model.llm.start().add_observer(observe)
 
-    def count_output(self, model: str, output: RequestOutput) -> None:
-        """Count a prompt whose completions have ended, or whose client has gone."""
+    def count_output(self, model: str, key: str, output: RequestOutput) -> None:
+        """Count a prompt of a key's whose completions have ended, or whose client has gone."""
         num_tokens = sum(len(completion.token_ids) for completion in output.outputs)
         for completion in output.outputs:
             reason = completion.finish_reason or FinishReason.CANCELLED
@@ -105,6 +119,7 @@ class Metrics:
         times = output.times
         if times.first_scheduled_s is not None:
             self._queue_s.labels(model).observe(times.first_scheduled_s - times.arrival_s)
+            self._key_queue_s.labels(key).observe(times.first_scheduled_s - times.arrival_s)
         if times.first_scheduled_s is None or times.first_token_s is None or times.last_token_s is None:
             return
         self._ttft_s.labels(model).observe(times.first_token_s - times.arrival_s)
@@ -186,6 +201,7 @@ class _Gauges(Collector):
         loaded = self._gauge("model_loaded", "1 if the model is in memory.")
         held = self._gauge("model_memory_bytes", "What its weights and KV cache take.")
         leases = self._gauge("model_requests", "HTTP requests that use it.")
+        by_key = GaugeMetricFamily(self._prefix + "key_requests_waiting", "The same, by key.", labels=[_MODEL, "key"])
         for model in self._models:
             label = [model.name]
             loaded.add_metric(label, float(model.llm is not None))
@@ -197,11 +213,13 @@ class _Gauges(Collector):
             kv = engine.kv_usage
             running.add_metric(label, engine.num_running)
             waiting.add_metric(label, engine.num_waiting)
+            for key, num_waiting in engine.waiting_tenants().items():
+                by_key.add_metric([*label, key], num_waiting)
             for family in (usage, older):
                 family.add_metric(label, kv.num_referenced_blocks / kv.num_blocks)
             queries.add_metric(label, kv.num_hit_tokens + kv.num_miss_tokens)
             hits.add_metric(label, kv.num_hit_tokens)
-        return [running, waiting, usage, older, queries, hits, loaded, held, leases]
+        return [running, waiting, by_key, usage, older, queries, hits, loaded, held, leases]
 
     def _gauge(self, name: str, meaning: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(self._prefix + name, meaning, labels=[_MODEL])

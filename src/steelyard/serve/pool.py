@@ -24,6 +24,8 @@ from steelyard.serve.errors import NOT_FOUND, ApiError, unavailable
 
 logger = logging.getLogger("steelyard.serve")
 
+_LONG_S = 60.0  # what clients are told to wait for a model that is down for good
+
 
 class ModelState(Enum):
     """How far a model is."""
@@ -69,6 +71,7 @@ class ServedModel:
         num_loads: times it was loaded.
         switch_s: how long the latest load took, seconds, with what had to be put away for it.
         error: why it failed.
+        down_until_s: its engine died; until then, seconds of event-loop time, nobody may ask for it.
     """
 
     spec: ModelSpec
@@ -81,6 +84,7 @@ class ServedModel:
     num_loads: int = 0
     switch_s: float = 0.0
     error: Exception | None = None
+    down_until_s: float | None = None
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
@@ -131,8 +135,9 @@ class ModelPool:
 
     @property
     def is_ready(self) -> bool:
-        """Whether some model can answer at once."""
-        return any(model.state is ModelState.READY for model in self.models)
+        """Whether some model can answer at once, and no engine is dead."""
+        is_whole = all(model.down_until_s is None for model in self.models)
+        return is_whole and any(model.state is ModelState.READY for model in self.models)
 
     async def start(self) -> None:
         """Begin to load the first model and return once it is there.
@@ -163,9 +168,10 @@ class ModelPool:
         """Wait until the model is there and keep it there for the block.
 
         Raises:
-            ApiError: 404 if there is no such model, 503 if it could not be loaded.
+            ApiError: 404 if there is no such model, 503 if it could not be loaded, or at once if its engine died.
         """
         model = self.find(name)
+        _check_not_down(model)
         if model.state is ModelState.READY and not model.retiring:
             self._take(model)
         else:
@@ -175,6 +181,14 @@ class ModelPool:
             yield model.llm
         finally:
             self._give_back(model)
+
+    async def take_down(self, model: ServedModel, error: Exception, *, until_s: float) -> None:
+        """Put away a model whose engine has died, and let nobody ask for it until ``until_s``, event-loop time.
+
+        Who leased it has been told by the engine and gives the lease back in due course.
+        """
+        model.down_until_s, model.error = until_s, error
+        await self._retire(model, ModelState.FAILED)
 
     # -- leases ---------------------------------------------------------------------------------------------------
 
@@ -285,12 +299,13 @@ class ModelPool:
         while victim.num_leases:
             self._news.clear()
             await self._news.wait()
-        await self._retire(victim)
+        if victim.llm is not None:  # it may have died meanwhile
+            await self._retire(victim)
         logger.info("model %s was put away", victim.name)
         return True
 
-    async def _retire(self, model: ServedModel) -> None:
-        llm, model.llm, model.state, model.held_bytes = model.llm, None, ModelState.IDLE, 0
+    async def _retire(self, model: ServedModel, state: ModelState = ModelState.IDLE) -> None:
+        llm, model.llm, model.state, model.held_bytes = model.llm, None, state, 0
         model.retiring = False
         assert llm is not None
         await self._source.put_away(llm)
@@ -298,6 +313,16 @@ class ModelPool:
     def _fail(self, model: ServedModel, error: Exception) -> None:
         model.state, model.error = ModelState.FAILED, error
         _tell(model, unavailable(f"the model {model.name} could not be loaded"))
+
+
+def _check_not_down(model: ServedModel) -> None:
+    if model.down_until_s is None:
+        return
+    wait_s = model.down_until_s - now_s()
+    if wait_s > 0:
+        retry_after_s = min(wait_s, _LONG_S)
+        raise unavailable(f"the engine of {model.name} has died; see the server's log", retry_after_s=retry_after_s)
+    model.down_until_s = None
 
 
 def _tell(model: ServedModel, error: ApiError) -> None:

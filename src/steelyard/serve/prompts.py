@@ -60,7 +60,8 @@ async def chat_prompt(
     turns = [dict(message) for message in (messages[:-1] if continue_final_message else messages)]
     given = {**(arguments or {}), "tools": tools, "add_generation_prompt": add_generation_prompt}
     encode = partial(llm.encode_chat, turns, **given)
-    ids = await _off_loop(encode, sum(len(str(message.get("content"))) for message in turns))
+    size = sum(len(str(message.get("content"))) for message in turns)
+    ids = await _off_loop(encode, size if not tools else _SHORT)
     return ids + (await text_prompt(llm, begun, add_special_tokens=False) if begun else ())
 
 

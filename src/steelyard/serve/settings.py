@@ -10,7 +10,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -18,7 +18,19 @@ from steelyard.core.errors import ParamsError
 from steelyard.core.units import parse_bytes
 from steelyard.engine.build import LLMOptions
 from steelyard.models.catalogue import default_model
-from steelyard.serve.config import AccessConfig, LimitsConfig, ListenConfig, ModelSpec, ObserveConfig, ServeConfig
+from steelyard.serve.config import (
+    MAX_ENGINE_RESTARTS,
+    AccessConfig,
+    KeyLimits,
+    LimitsConfig,
+    ListenConfig,
+    ModelSpec,
+    ObserveConfig,
+    ServeConfig,
+    SharingConfig,
+    ToolsConfig,
+)
+from steelyard.serve.tools.formats import AUTO_FORMAT, TOOL_FORMATS
 
 logger = logging.getLogger("steelyard.serve")
 
@@ -71,6 +83,56 @@ def read_seconds(name: str, value: Any) -> float:
     return seconds
 
 
+def read_number(name: str, value: Any) -> float:
+    """Return a number above 0."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number <= 1e15:
+        raise ParamsError(f"{value!r} is no number above 0", field=name, remedy="Give a number, such as 60")
+    return number
+
+
+def read_positive(name: str, value: Any) -> int:
+    """Return a whole number, 1 or more."""
+    number = read_count(name, value)
+    if number == 0:
+        raise ParamsError("0 leaves nothing", field=name, remedy="Give 1, 2, …")
+    return number
+
+
+def read_priority(name: str, value: Any) -> int:
+    """Return a priority; lower is sooner."""
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 31:
+        raise ParamsError(f"{value!r} is no priority", field=name, remedy="Give a whole number; lower is sooner")
+    return value
+
+
+def read_key_limits(name: str, value: Any) -> dict[str, dict[str, Any]]:
+    """Return each key's own limits, as far as they are given."""
+    if not isinstance(value, Mapping):
+        raise ParamsError("it is no mapping", field=name, remedy="Write each key's name and, below it, its limits")
+    return {str(key): _own_limits(f"{name}.{key}", own) for key, own in value.items()}
+
+
+def _own_limits(name: str, value: Any) -> dict[str, Any]:
+    known: Mapping[str, Reader] = {
+        "requests_per_min": read_number,
+        "tokens_per_min": read_number,
+        "max_concurrent": read_positive,
+        "weight": read_number,
+        "priority": read_priority,
+    }
+    given = value if isinstance(value, Mapping) else {}
+    wrong = [str(one) for one in given if str(one).replace("-", "_") not in known]
+    if wrong or not given:
+        problem = f"there is no such limit: {', '.join(wrong)}" if wrong else "it has no limits"
+        raise ParamsError(problem, field=name, remedy=f"Give some of {', '.join(known)}")
+    named = {str(one).replace("-", "_"): limit for one, limit in given.items()}
+    return {one: known[one](f"{name}.{one}", limit) for one, limit in named.items() if limit is not None}
+
+
 def read_word(*words: str) -> Reader:
     """Return a reader that takes one of ``words``."""
 
@@ -92,6 +154,7 @@ class Setting:
         read: turns what was given into its value, or raises :class:`ParamsError`.
         meaning: for people.
         default: for people, where the configuration's own default says little.
+        in_file_only: it has too many parts for a flag or a variable.
     """
 
     group: Any
@@ -99,6 +162,7 @@ class Setting:
     read: Reader
     meaning: str
     default: str | None = None
+    in_file_only: bool = False
 
     @property
     def default_text(self) -> str:
@@ -118,6 +182,18 @@ class _Models:
     models: tuple[str, ...] = ()
     served_model_name: tuple[str, ...] = ()
     model_memory_bytes: int | None = None
+    max_engine_restarts: int = MAX_ENGINE_RESTARTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sharing:
+    """Settings from which the limits of all keys are made."""
+
+    requests_per_min: float | None = None
+    tokens_per_min: float | None = None
+    max_concurrent: int | None = None
+    kv_overcommit: float | None = None
+    keys: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 SETTINGS: Mapping[str, Setting] = {
@@ -127,6 +203,12 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "model_memory": Setting(
         _Models, "model_memory_bytes", read_size, "Memory that all loaded models may take, such as 8G.", "no limit"
+    ),
+    "max_engine_restarts": Setting(
+        _Models,
+        "max_engine_restarts",
+        read_count,
+        "Times in ten minutes that a model whose engine has died is loaded again.",
     ),
     "host": Setting(ListenConfig, "host", read_text, "Address to listen on; 0.0.0.0 for everybody's."),
     "port": Setting(ListenConfig, "port", read_count, "TCP port; 0 takes a free one."),
@@ -163,6 +245,25 @@ SETTINGS: Mapping[str, Setting] = {
     "retry_after": Setting(
         LimitsConfig, "retry_after_s", read_seconds, "Seconds that clients are told to wait when the queue is full."
     ),
+    "requests_per_min": Setting(
+        _Sharing, "requests_per_min", read_number, "Requests a minute that each key may send.", "no limit"
+    ),
+    "tokens_per_min": Setting(
+        _Sharing, "tokens_per_min", read_number, "Tokens a minute, asked and answered, for each key.", "no limit"
+    ),
+    "max_concurrent": Setting(
+        _Sharing, "max_concurrent", read_positive, "Requests of each key at once, waiting ones included.", "no limit"
+    ),
+    "kv_overcommit": Setting(
+        _Sharing,
+        "kv_overcommit",
+        read_number,
+        "KV memory promised to requests at their longest, relative to what is free.",
+        "no limit",
+    ),
+    "keys": Setting(
+        _Sharing, "keys", read_key_limits, "Limits, weight and priority of each key by its name.", "", in_file_only=True
+    ),
     "log_level": Setting(
         ObserveConfig, "log_level", read_word("debug", "info", "warning", "error"), "debug, info, warning or error."
     ),
@@ -171,6 +272,15 @@ SETTINGS: Mapping[str, Setting] = {
     "otlp_endpoint": Setting(ObserveConfig, "otlp_endpoint", read_text, "URL that OpenTelemetry traces are sent to."),
     "ping_interval": Setting(
         ObserveConfig, "ping_interval_s", read_seconds, "Seconds of silence after which a stream gets a comment."
+    ),
+    "tool_call_parser": Setting(
+        ToolsConfig,
+        "tool_call_parser",
+        read_word(AUTO_FORMAT, *TOOL_FORMATS),
+        f"How models write calls of tools: {', '.join(TOOL_FORMATS)}, or as the chat template teaches (auto).",
+    ),
+    "enable_auto_tool_choice": Setting(
+        ToolsConfig, "enable_auto_tool_choice", read_switch, "Let the model decide whether it calls tools."
     ),
     "device": Setting(LLMOptions, "device", read_text, "auto, cpu, cuda or cuda:N."),
     "dtype": Setting(LLMOptions, "dtype", read_text, "auto, float32, bfloat16 or float16."),
@@ -193,7 +303,9 @@ SETTINGS: Mapping[str, Setting] = {
     "enable_prefix_caching": Setting(
         LLMOptions, "enable_prefix_caching", read_switch, "Reuse the KV of equal prompt beginnings."
     ),
-    "schedule_policy": Setting(LLMOptions, "schedule_policy", read_text, "Whose turn it is: fcfs, priority or others."),
+    "schedule_policy": Setting(
+        LLMOptions, "schedule_policy", read_text, "Whose turn it is: fcfs, priority, vtc (fair share) or others."
+    ),
     "threads": Setting(LLMOptions, "threads", read_count, "CPU threads.", "all cores"),
     "seed": Setting(LLMOptions, "seed", read_count, "Of the generator that draws seeds for requests without one."),
     "overlap_steps": Setting(LLMOptions, "overlap_steps", read_switch, "Schedule a step while the one before runs."),
@@ -218,28 +330,50 @@ def load_config(
                 remedy = f"Use one of {', '.join(sorted(SETTINGS))}"
                 raise ParamsError("there is no such setting", field=f"{name!s:.100}", remedy=remedy)
         given.update({name: value for name, value in source.items() if value is not None})
+    return _config(given)
+
+
+def _config(given: Mapping[str, Any]) -> ServeConfig:
     values = {name: SETTINGS[name].read(name, value) for name, value in given.items()}
 
     def group(kind: type) -> dict[str, Any]:
         return {SETTINGS[name].field: value for name, value in values.items() if SETTINGS[name].group is kind}
 
-    models = _Models(**group(_Models))
+    models, engine = _Models(**group(_Models)), LLMOptions(**group(LLMOptions))
     return ServeConfig(
         models=_model_specs(models),
         model_memory_bytes=models.model_memory_bytes,
+        max_engine_restarts=models.max_engine_restarts,
         listen=ListenConfig(**group(ListenConfig)),
         access=AccessConfig(**group(AccessConfig)),
         limits=LimitsConfig(**group(LimitsConfig)),
+        sharing=_sharing(_Sharing(**group(_Sharing)), engine),
         observe=ObserveConfig(**group(ObserveConfig)),
-        engine=LLMOptions(**group(LLMOptions)),
+        tools=ToolsConfig(**group(ToolsConfig)),
+        engine=engine,
     )
 
 
+def _sharing(settings: _Sharing, engine: LLMOptions) -> SharingConfig:
+    """Return the limits of all keys: what a key does not say of itself is as for everybody."""
+    if engine.schedule_policy != "vtc" and any("weight" in own for own in settings.keys.values()):
+        problem = f"weights mean nothing to the schedule policy {engine.schedule_policy}"
+        raise ParamsError(problem, field="keys", remedy="Set schedule_policy to vtc, or leave the weights out")
+    default = KeyLimits(
+        requests_per_min=settings.requests_per_min,
+        tokens_per_min=settings.tokens_per_min,
+        max_concurrent=settings.max_concurrent,
+    )
+    keys = {name: replace(default, **own) for name, own in settings.keys.items()}
+    return SharingConfig(default=default, keys=keys, kv_overcommit=settings.kv_overcommit)
+
+
 def _known(environment: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = [name for name in environment if name not in SETTINGS]
+    known = {name for name, setting in SETTINGS.items() if not setting.in_file_only}
+    unknown = [name for name in environment if name not in known]
     if unknown:
         logger.warning("the environment has names that are no settings: %s", ", ".join(sorted(unknown)))
-    return {name: value for name, value in environment.items() if name in SETTINGS}
+    return {name: value for name, value in environment.items() if name in known}
 
 
 def _model_specs(models: _Models) -> tuple[ModelSpec, ...]:

@@ -48,8 +48,8 @@ class DiskModels:
     def _need_bytes(self, spec: ModelSpec) -> int:
         options, device = self._options, resolve_device(self._options.device)
         resolved = resolve_model(spec.source if spec.source is not None else default_model())
-        quantization = choose_quantization(resolved, options, device)
         with closing(open_weights(resolved)) as source:
+            quantization = choose_quantization(source, options, device)
             weights = held_bytes(source, quantization, resolve_dtype(options.dtype, device))
         return weights + (options.kv_cache_memory_bytes or 0)
 

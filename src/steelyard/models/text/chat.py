@@ -62,6 +62,10 @@ class ChatTemplate:
         tool_source: another template, used when there are tools.
         limits: what one rendering may cost.
 
+    Attributes:
+        source: as above.
+        tool_source: the template used when there are tools, ``source`` if it is the same.
+
     Raises:
         ModelError: if a template is too long or not valid.
     """
@@ -81,7 +85,7 @@ class ChatTemplate:
         self._limits = limits or ChatLimits()
         self._special_tokens = {name: text for name, text in named.items() if text is not None}
         sources = {source} if tool_source is None else {source, tool_source}
-        self._tool_source = tool_source or source
+        self.tool_source = tool_source or source
         # A model has one set of control tokens, so the latest program is the one that is needed again.
         self._programs = {text: self._compile(text, frozenset()) for text in sources}
 
@@ -109,7 +113,7 @@ class ChatTemplate:
             PromptError: if the messages or arguments are malformed, or the template refuses them.
             ModelError: if the template does what none needs to do, or costs more than the limits.
         """
-        program = self._program(self._tool_source if tools else self.source, control_texts)
+        program = self._program(self.tool_source if tools else self.source, control_texts)
         variables: dict[str, JsonValue] = {
             "documents": None,
             **_plain_arguments(arguments, self._limits),

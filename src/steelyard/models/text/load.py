@@ -10,6 +10,7 @@ from steelyard.models.text.gguf_tokenizer import tokenizer_from_gguf
 from steelyard.models.text.hf_tokenizer import tokenizer_from_hf
 from steelyard.models.text.tokenizer import Tokenizer
 from steelyard.models.weights.gguf import GGUFFile
+from steelyard.models.weights.source import WeightSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,17 @@ class TextParts:
     chat_template: ChatTemplate | None
 
 
-def load_text(resolved: ResolvedModel) -> TextParts:
+def load_text(resolved: ResolvedModel, source: WeightSource | None = None) -> TextParts:
     """Return the text side of a model.
+
+    Args:
+        resolved: where it is.
+        source: its open weights, if they are open: a GGUF file's header is long, and holds the vocabulary.
 
     Raises:
         ModelError: if a tokenizer or template file is there but broken.
     """
     if resolved.kind is ModelKind.GGUF:
-        metadata = GGUFFile(resolved.path).metadata
+        metadata = (source if isinstance(source, GGUFFile) else GGUFFile(resolved.path)).metadata
         return TextParts(tokenizer_from_gguf(metadata), chat_template_from_gguf(metadata))
     return TextParts(tokenizer_from_hf(resolved.path), chat_template_from_hf(resolved.path))

@@ -155,7 +155,9 @@ class Tokenizer:
         text = "".join(self._written(parts))
         _check_names(text, sum(not isinstance(part, str) for part in parts))
         _check_unicode(text)
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        # Unlike the call for one text, this lets other threads run: a long text takes seconds.
+        (encoded,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoded.ids
         return ids
 
     def control_id(self, text: str) -> int:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from steelyard.core.errors import WeightsError
+from steelyard.core.units import round_up
 from steelyard.models.weights.gguf_blocks import CHUNK_ELEMENTS, READABLE_FORMATS, BlockFormat, Bytes, dequantise
 from steelyard.models.weights.gguf_header import DOWNLOAD_AGAIN, GGUFTensor, GGUFValue, parse_header, printable
 from steelyard.models.weights.source import missing_tensor
@@ -116,6 +117,17 @@ class GGUFFile:
         row_bytes = entry.shape[-1] // entry.block.num_elements * entry.block.num_bytes
         num_rows = math.prod(entry.shape[:-1])
         return self._bytes(entry.offset, num_rows * row_bytes).reshape(num_rows, row_bytes)
+
+    def forget(self, name: str) -> None:
+        """Give back the memory that a tensor's mapped bytes take; read again, they come back by themselves.
+
+        What was written into tensors that share these bytes would be lost, so it is for blocks that were packed.
+        """
+        entry = self._entry(name)
+        begin = round_up(entry.offset, mmap.PAGESIZE)
+        end = (entry.offset + entry.num_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if self._map is not None and begin < end and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
     def close(self) -> None:
         """See :meth:`WeightSource.close`."""

@@ -10,7 +10,6 @@ from typing import final
 from steelyard.policies.admit.types import AdmitPolicy, Ask, EngineLoad, Refusal
 from steelyard.policies.registry import check_count, check_number
 
-DEFAULT_MAX_CONCURRENT = 256
 DEFAULT_RETRY_S = 1.0
 
 
@@ -19,22 +18,23 @@ class ConcurrencyConfig:
     """Parameters of :class:`ConcurrencyPolicy`.
 
     Attributes:
-        max_concurrent: requests of one key in the engine, running or waiting.
-        keys: key → its own number.
+        max_concurrent: requests of one key in the engine, running or waiting; ``None`` for no limit.
+        keys: key → its own number, or ``None``.
         retry_s: what who is refused is told to wait; nobody knows when a request will end.
 
     Raises:
         ParamsError: if a value is out of range.
     """
 
-    max_concurrent: int = DEFAULT_MAX_CONCURRENT
-    keys: Mapping[str, int] = field(default_factory=dict)
+    max_concurrent: int | None = None
+    keys: Mapping[str, int | None] = field(default_factory=dict)
     retry_s: float = DEFAULT_RETRY_S
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keys", dict(self.keys))
         for number in (self.max_concurrent, *self.keys.values()):
-            check_count("max_concurrent", number)
+            if number is not None:
+                check_count("max_concurrent", number)
         check_number("retry_s", self.retry_s, above=0)
 
 
@@ -57,7 +57,8 @@ class ConcurrencyPolicy:
 
     def check(self, ask: Ask, load: EngineLoad, now_s: float) -> Refusal | None:
         """See :class:`~steelyard.policies.admit.types.AdmitPolicy`."""
-        if self._num_inside[ask.key] < self._config.keys.get(ask.key, self._config.max_concurrent):
+        limit = self._config.keys.get(ask.key, self._config.max_concurrent)
+        if limit is None or self._num_inside[ask.key] < limit:
             return None
         return Refusal(limit="max_concurrent", wait_s=self._config.retry_s)
 
@@ -75,8 +76,8 @@ class ConcurrencyPolicy:
 
 def make_concurrency(
     *,
-    max_concurrent: int = DEFAULT_MAX_CONCURRENT,
-    keys: Mapping[str, int] | None = None,
+    max_concurrent: int | None = None,
+    keys: Mapping[str, int | None] | None = None,
     retry_s: float = DEFAULT_RETRY_S,
 ) -> AdmitPolicy:
     """Return a :class:`ConcurrencyPolicy`; the options are :class:`ConcurrencyConfig`'s."""

@@ -8,8 +8,7 @@ from typing import final
 from steelyard.policies.admit.types import AdmitPolicy, Ask, EngineLoad, Refusal
 from steelyard.policies.registry import check_count, check_number
 
-DEFAULT_MAX_QUEUE = 1024
-DEFAULT_OVERCOMMIT = 4.0
+DEFAULT_MAX_WAITING = 4096
 DEFAULT_RETRY_S = 1.0
 
 
@@ -18,22 +17,23 @@ class RoomConfig:
     """Parameters of :class:`RoomPolicy`.
 
     Attributes:
-        max_queue: sequences that may wait.
-        overcommit: KV blocks that may be promised, relative to those that are free. Above 1 because most answers stop
-            before their longest, and what waits needs its blocks only later.
+        max_waiting: sequences that may wait.
+        kv_overcommit: KV blocks that may be promised, relative to those that are free; ``None`` for no limit. Sensibly
+            above 1, because most answers stop before their longest, and what waits needs its blocks only later.
         retry_s: what who is refused is told to wait.
 
     Raises:
         ParamsError: if a value is out of range.
     """
 
-    max_queue: int = DEFAULT_MAX_QUEUE
-    overcommit: float = DEFAULT_OVERCOMMIT
+    max_waiting: int = DEFAULT_MAX_WAITING
+    kv_overcommit: float | None = None
     retry_s: float = DEFAULT_RETRY_S
 
     def __post_init__(self) -> None:
-        check_count("max_queue", self.max_queue)
-        check_number("overcommit", self.overcommit, above=0)
+        check_count("max_waiting", self.max_waiting)
+        if self.kv_overcommit is not None:
+            check_number("kv_overcommit", self.kv_overcommit, above=0)
         check_number("retry_s", self.retry_s, above=0)
 
 
@@ -60,11 +60,12 @@ class RoomPolicy:
         """See :class:`~steelyard.policies.admit.types.AdmitPolicy`."""
         if load.num_running + load.num_waiting == 0:
             return None
-        if load.num_waiting >= self._config.max_queue:
-            return Refusal(limit="max_queue", wait_s=self._config.retry_s)
+        if load.num_waiting >= self._config.max_waiting:
+            return Refusal(limit="max_waiting", wait_s=self._config.retry_s)
+        overcommit = self._config.kv_overcommit
         num_promised = load.num_promised_blocks + load.num_needed_blocks(ask)
-        if num_promised > self._config.overcommit * load.num_free_blocks:
-            return Refusal(limit="overcommit", wait_s=self._config.retry_s)
+        if overcommit is not None and num_promised > overcommit * load.num_free_blocks:
+            return Refusal(limit="kv_overcommit", wait_s=self._config.retry_s)
         return None
 
     def book(self, ask: Ask, now_s: float) -> None:
@@ -76,9 +77,9 @@ class RoomPolicy:
 
 def make_room(
     *,
-    max_queue: int = DEFAULT_MAX_QUEUE,
-    overcommit: float = DEFAULT_OVERCOMMIT,
+    max_waiting: int = DEFAULT_MAX_WAITING,
+    kv_overcommit: float | None = None,
     retry_s: float = DEFAULT_RETRY_S,
 ) -> AdmitPolicy:
     """Return a :class:`RoomPolicy`; the options are :class:`RoomConfig`'s."""
-    return RoomPolicy(RoomConfig(max_queue=max_queue, overcommit=overcommit, retry_s=retry_s))
+    return RoomPolicy(RoomConfig(max_waiting=max_waiting, kv_overcommit=kv_overcommit, retry_s=retry_s))

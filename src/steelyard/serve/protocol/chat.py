@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from pydantic import Field, JsonValue
 from typing_extensions import TypedDict
 
 from steelyard.core.params import SamplingParams
-from steelyard.core.request import CompletionOutput
+from steelyard.core.request import CompletionOutput, FinishReason
 from steelyard.serve.errors import invalid
 from steelyard.serve.generation import Generation, Increment
 from steelyard.serve.protocol.logprobs import ChatLogprobs, PromptLogprobs, chat_logprobs, prompt_logprobs
+from steelyard.serve.protocol.structured import StructuredFields
+from steelyard.serve.protocol.tools import (
+    CallWriter,
+    MessageDelta,
+    ToolCallAnswer,
+    ToolField,
+    read_tool_choice,
+    read_tools,
+    whole_message,
+)
 from steelyard.serve.protocol.wire import (
     GenerationFields,
     UsageAnswer,
@@ -22,11 +32,14 @@ from steelyard.serve.protocol.wire import (
     usage_answer,
 )
 from steelyard.serve.sse import DONE, ServerEvent
+from steelyard.serve.tools.declare import ToolMode
+from steelyard.serve.tools.formats import ToolFormat
+from steelyard.serve.tools.plan import ToolPlan, plan_tools
 
 JsonObject = dict[str, JsonValue]
 
 
-class ChatRequest(GenerationFields):
+class ChatRequest(GenerationFields, StructuredFields):
     """The body of ``POST /v1/chat/completions``."""
 
     messages: list[JsonObject] = Field(min_length=1)
@@ -40,13 +53,19 @@ class ChatRequest(GenerationFields):
     chat_template_kwargs: JsonObject | None = None
     reasoning_effort: str | None = None
 
-    tools: list[JsonObject] | None = None
+    tools: list[ToolField] | None = None
     tool_choice: str | JsonObject | None = None
     parallel_tool_calls: bool | None = None
+    functions: JsonValue = Field(default=None, description="Refused: tools have taken their place.")
+    function_call: JsonValue = Field(default=None, description="Refused, too.")
 
     def check(self) -> None:
         """Raise :class:`ApiError` for fields that contradict each other."""
         self.check_stream()
+        for name, successor in (("functions", "tools"), ("function_call", "tool_choice")):
+            if getattr(self, name) is not None:
+                message = f"{name}: it is not supported. Give {successor} instead."
+                raise invalid(message, param=name, code="unsupported_parameter")
         both = self.max_tokens is not None and self.max_completion_tokens is not None
         if both and self.max_tokens != self.max_completion_tokens:
             message = "max_tokens: it contradicts max_completion_tokens. Give one of them."
@@ -69,7 +88,25 @@ class ChatRequest(GenerationFields):
         """Return the sampling parameters; without a limit the answer may fill the context."""
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        return self.sampling_params(defaults, max_tokens=limit, logprobs=logprobs)
+        return self.sampling_params(defaults, max_tokens=limit, logprobs=logprobs, constraint=self.constraint())
+
+    def tool_plan(self, style: ToolFormat, *, may_decide: bool) -> ToolPlan:
+        """Return what the tools mean for a model that writes calls as ``style`` says.
+
+        Args:
+            style: the model's.
+            may_decide: it may be left to the model whether it calls any.
+
+        Raises:
+            ApiError: if ``tool_choice`` is wrong, or leaves open what must not be.
+            ParamsError: if a tool is wrong, or one must be called that is not there.
+        """
+        tools = read_tools(self.tools)
+        choice = read_tool_choice(self.tool_choice, has_tools=bool(tools))
+        if tools and choice.mode is ToolMode.AUTO and not may_decide:
+            message = "tool_choice: auto is switched off on this server. Set it to none, required or a function."
+            raise invalid(message, param="tool_choice")
+        return plan_tools(tools, choice, style, parallel=self.parallel_tool_calls is not False)
 
     def template_arguments(self) -> dict[str, Any]:
         """Return what the chat template gets by name."""
@@ -81,12 +118,13 @@ class ChatRequest(GenerationFields):
         return [{**one, "role": "system"} if one.get("role") == "developer" else one for one in self.messages]
 
 
-class ChatMessage(TypedDict, total=False):
-    """A message of the assistant, or what is added to it."""
+class ChatMessage(TypedDict):
+    """A message of the assistant."""
 
     role: Literal["assistant"]
     content: str | None
     refusal: None
+    tool_calls: NotRequired[list[ToolCallAnswer]]
 
 
 class ChatChoice(TypedDict):
@@ -95,7 +133,7 @@ class ChatChoice(TypedDict):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None
     stop_reason: str | int | None
 
 
@@ -142,24 +180,31 @@ class ChatDialect:
 
     async def events(self, generation: Generation) -> AsyncIterator[ServerEvent]:
         """Yield the chunks as the completions grow."""
-        for index in range(generation.request.params.n):
+        writers = [CallWriter(generation.request.tools) for _ in range(generation.request.params.n)]
+        for index in range(len(writers)):
             yield self._chunk(generation, self._delta(index, {"role": "assistant", "content": ""}))
         async for gain in generation.increments():
-            if gain.text or gain.logprobs:
-                logprobs = self._logprobs(gain.logprobs, generation)
-                yield self._chunk(generation, self._delta(gain.index, {"content": gain.text}, logprobs))
+            writer = writers[gain.index]
+            for choice in self._gained(
+                gain, writer.deltas(gain.text, ended=gain.finish_reason is not None), generation
+            ):
+                yield self._chunk(generation, choice)
             if gain.finish_reason is not None:
-                yield self._chunk(generation, self._end(gain))
+                yield self._chunk(generation, self._end(gain, has_called=writer.has_called))
         if self.request.includes_usage:
             yield self._chunk(generation, None)
         yield DONE
 
     def _choice(self, completion: CompletionOutput, generation: Generation) -> ChatChoice:
+        text, calls = whole_message(CallWriter(generation.request.tools).deltas(completion.text, ended=True))
+        message: ChatMessage = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+        if calls:
+            message["tool_calls"] = calls
         return {
             "index": completion.index,
-            "message": {"role": "assistant", "content": completion.text, "refusal": None},
+            "message": message,
             "logprobs": self._logprobs(completion.logprobs, generation),
-            "finish_reason": finish_word(completion.finish_reason),
+            "finish_reason": _chat_finish_word(completion.finish_reason, has_called=bool(calls)),
             "stop_reason": stop_reason(completion.finish_reason, completion.stop_reason),
         }
 
@@ -177,15 +222,31 @@ class ChatDialect:
             chunk["usage"] = usage_answer(generation.usage) if told else None
         return ServerEvent(chunk)
 
-    def _delta(self, index: int, delta: ChatMessage, logprobs: ChatLogprobs | None = None) -> dict[str, Any]:
+    def _gained(
+        self, gain: Increment, deltas: Sequence[MessageDelta], generation: Generation
+    ) -> Iterator[dict[str, Any]]:
+        """Yield an increment's deltas; its log-probabilities go with the first, even if that has no text yet."""
+        logprobs = self._logprobs(gain.logprobs, generation)
+        nothing: list[MessageDelta] = [{"content": ""}] if gain.logprobs else []
+        for delta in deltas or nothing:
+            yield self._delta(gain.index, delta, logprobs)
+            logprobs = None
+
+    def _delta(self, index: int, delta: MessageDelta, logprobs: ChatLogprobs | None = None) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
 
-    def _end(self, gain: Increment) -> dict[str, Any]:
+    def _end(self, gain: Increment, *, has_called: bool) -> dict[str, Any]:
         stop = stop_reason(gain.finish_reason, gain.stop_reason)
-        ended = {"finish_reason": finish_word(gain.finish_reason), "stop_reason": stop}
+        ended = {"finish_reason": _chat_finish_word(gain.finish_reason, has_called=has_called), "stop_reason": stop}
         return {**self._delta(gain.index, {}), **ended}
 
     def _logprobs(self, tokens: Any, generation: Generation) -> ChatLogprobs | None:
         if tokens is None or generation.tokenizer is None:
             return None
         return chat_logprobs(tokens, generation.tokenizer)
+
+
+def _chat_finish_word(
+    reason: FinishReason | None, *, has_called: bool
+) -> Literal["stop", "length", "tool_calls"] | None:
+    return "tool_calls" if has_called and reason is FinishReason.STOP else finish_word(reason)

@@ -14,6 +14,7 @@ from steelyard.core.request import CompletionOutput, RequestOutput, SampledToken
 from steelyard.serve.errors import invalid
 from steelyard.serve.generation import Generation, Increment
 from steelyard.serve.protocol.logprobs import CompletionLogprobs, PromptLogprobs, completion_logprobs, prompt_logprobs
+from steelyard.serve.protocol.structured import StructuredFields
 from steelyard.serve.protocol.wire import GenerationFields, UsageAnswer, finish_word, stop_reason, usage_answer
 from steelyard.serve.sse import DONE, ServerEvent
 
@@ -21,7 +22,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 Prompt = str | list[int]
 
 
-class CompletionRequest(GenerationFields):
+class CompletionRequest(GenerationFields, StructuredFields):
     """The body of ``POST /v1/completions``."""
 
     prompt: str | list[int] | list[str] | list[list[int]]
@@ -58,7 +59,7 @@ class CompletionRequest(GenerationFields):
     def params(self, defaults: SamplingParams) -> SamplingParams:
         """Return the sampling parameters."""
         limit = DEFAULT_MAX_TOKENS if self.max_tokens is None else max(1, self.max_tokens)
-        more: dict[str, Any] = {"max_tokens": limit, "logprobs": self.logprobs}
+        more: dict[str, Any] = {"max_tokens": limit, "logprobs": self.logprobs, "constraint": self.constraint()}
         if self.echo and self.logprobs is not None:
             more["prompt_logprobs"] = max(self.logprobs, self.prompt_logprobs or 0)
         return self.sampling_params(defaults, **more)

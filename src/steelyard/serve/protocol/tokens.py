@@ -6,6 +6,7 @@ from pydantic import Field, JsonValue
 from typing_extensions import TypedDict
 
 from steelyard.serve.errors import invalid
+from steelyard.serve.protocol.tools import ToolField
 from steelyard.serve.protocol.wire import WireModel
 
 
@@ -15,6 +16,7 @@ class TokenizeRequest(WireModel):
     model: str | None = None
     prompt: str | None = None
     messages: list[dict[str, JsonValue]] | None = Field(default=None, min_length=1)
+    tools: list[ToolField] | None = None
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, JsonValue] | None = None
@@ -24,6 +26,8 @@ class TokenizeRequest(WireModel):
         """Raise :class:`ApiError` unless there is either a prompt or messages."""
         if (self.prompt is None) == (self.messages is None):
             raise invalid("prompt: give either prompt or messages.", param="prompt")
+        if self.tools and self.messages is None:
+            raise invalid("tools: only a chat has them. Give messages.", param="tools")
 
 
 class TokenizeAnswer(TypedDict):

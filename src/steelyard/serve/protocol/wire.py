@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonValue
+from pydantic_core import CoreSchema
 from typing_extensions import TypedDict
 
 from steelyard.core.errors import ParamsError
@@ -15,6 +16,7 @@ from steelyard.core.request import FinishReason
 from steelyard.serve.errors import invalid
 from steelyard.serve.generation import GenerationRequest, Usage
 from steelyard.serve.keys import Principal
+from steelyard.serve.tools.plan import ToolPlan
 
 # Names of SamplingParams that requests use as they are.
 _SAME_NAMES = (
@@ -23,10 +25,26 @@ _SAME_NAMES = (
 )  # fmt: skip
 
 
+def _fail_fast(schema: Any) -> None:
+    """Say so to every list and mapping in a schema."""
+    parts = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, (list, tuple)) else ()
+    if isinstance(schema, dict) and schema.get("type") in ("list", "dict"):
+        schema["fail_fast"] = True
+    for part in parts:
+        _fail_fast(part)
+
+
 class WireModel(BaseModel):
     """A JSON object of the API: fields are known or refused, ``null`` is as good as absent, no type is bent."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Give lists and mappings up at their first fault: to tell millions of them would take half a minute."""
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
 
 class StreamOptions(WireModel):
@@ -64,14 +82,9 @@ class GenerationFields(WireModel):
     prompt_logprobs: int | None = None
     priority: int | None = Field(default=None, ge=-(1 << 31), lt=1 << 31, description="Lower is sooner.")
     cache_salt: str | None = Field(default=None, max_length=256)
-    timeout: float | None = Field(default=None, gt=0, description="Seconds after which the answer ends as it is.")
-
-    response_format: dict[str, JsonValue] | None = None
-    structured_outputs: dict[str, JsonValue] | None = None
-    guided_json: JsonValue = None
-    guided_regex: str | None = None
-    guided_choice: list[str] | None = None
-    guided_grammar: str | None = None
+    timeout: float | None = Field(
+        default=None, gt=0, le=1e6, description="Seconds after which the answer ends as it is."
+    )
 
     user: str | None = Field(default=None, description="Accepted and ignored, as the next ones.")
     metadata: dict[str, JsonValue] | None = None
@@ -116,7 +129,12 @@ class GenerationFields(WireModel):
         return replace(defaults, **{**changes, **more})
 
     def generation(
-        self, id: str, prompts: tuple[tuple[int, ...], ...], params: SamplingParams, principal: Principal
+        self,
+        id: str,
+        prompts: tuple[tuple[int, ...], ...],
+        params: SamplingParams,
+        principal: Principal,
+        tools: ToolPlan | None = None,
     ) -> GenerationRequest:
         """Return what the engines are asked for."""
         return GenerationRequest(
@@ -127,6 +145,7 @@ class GenerationFields(WireModel):
             priority=self.priority or 0,
             cache_salt=self.cache_salt or "",
             timeout_s=self.timeout,
+            tools=tools,
         )
 
 

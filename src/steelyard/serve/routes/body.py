@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from steelyard.serve.errors import ApiError
-from steelyard.serve.keys import ANONYMOUS, PRINCIPAL, Principal
+from steelyard.serve.keys import Principal, principal_in
 from steelyard.serve.protocol.wire import WireModel
 
 T = TypeVar("T", bound=WireModel)
@@ -31,9 +31,7 @@ async def read_body(request: Request, kind: type[T]) -> T:
 
 def principal_of(request: Request) -> Principal:
     """Return who calls; anonymous where no gate stands before the app."""
-    principal = getattr(request.state, PRINCIPAL, ANONYMOUS)
-    assert isinstance(principal, Principal)
-    return principal
+    return principal_in(request.scope)
 
 
 def described(kind: type[WireModel]) -> dict[str, Any]:

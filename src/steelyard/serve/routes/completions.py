@@ -11,7 +11,6 @@ from steelyard.serve.identity import new_id, unix_seconds
 from steelyard.serve.prompts import text_prompt
 from steelyard.serve.protocol.completions import CompletionDialect, CompletionRequest
 from steelyard.serve.routes.body import described, principal_of, read_body
-from steelyard.serve.routes.unsupported import refuse_unsupported
 from steelyard.serve.service import Service
 
 
@@ -24,7 +23,6 @@ def completions_router(service: Service) -> APIRouter:
         """Complete one prompt or several, whole or as a stream."""
         body = await read_body(request, CompletionRequest)
         body.check()
-        refuse_unsupported(body)
         service.check_num_prompts(len(body.prompts))
         principal = principal_of(request)
         dialect = CompletionDialect(request=body, id=new_id("cmpl"), created=unix_seconds())
@@ -37,6 +35,13 @@ def completions_router(service: Service) -> APIRouter:
             ]
             return body.generation(dialect.id, tuple(prompts), body.params(llm.default_params), principal)
 
-        return Exchange(service, model=body.model, prepare=prepare, dialect=dialect, stream=bool(body.stream))
+        return Exchange(
+            service,
+            model=body.model,
+            prepare=prepare,
+            dialect=dialect,
+            stream=bool(body.stream),
+            timeout_s=body.timeout,
+        )
 
     return router

@@ -15,9 +15,9 @@ def health_router(service: Service) -> APIRouter:
 
     @router.get("/health")
     async def health() -> Response:
-        """Answer 200 once a model is loaded, 503 before, and again when the server is about to stop."""
+        """Answer 200 once a model is loaded; 503 before, while an engine is dead, and once the server is to stop."""
         if not service.is_ready:
-            raise unavailable("no model is loaded yet")
+            raise unavailable("no model is loaded yet, an engine has died, or the server is about to stop")
         return Response()
 
     @router.get("/ping")

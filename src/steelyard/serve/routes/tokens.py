@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
+from steelyard.engine.async_llm import AsyncLLM
 from steelyard.serve.prompts import chat_prompt, text_of, text_prompt
 from steelyard.serve.protocol.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
-from steelyard.serve.routes.body import described, read_body
+from steelyard.serve.protocol.tools import read_tools
+from steelyard.serve.routes.body import described, principal_of, read_body
 from steelyard.serve.service import Service
+from steelyard.serve.tools.formats import tool_format
+from steelyard.serve.tools.prompt import tool_conversation
 
 
 def tokens_router(service: Service) -> APIRouter:
@@ -19,25 +23,31 @@ def tokens_router(service: Service) -> APIRouter:
         """Return the token ids of a prompt or a chat."""
         body = await read_body(request, TokenizeRequest)
         body.check()
-        async with service.model(body.model) as llm:
-            if body.messages is not None:
-                arguments = body.chat_template_kwargs
-                generate = body.add_generation_prompt
-                ids = await chat_prompt(llm, body.messages, add_generation_prompt=generate, arguments=arguments)
-            else:
-                ids = await text_prompt(llm, body.prompt or "", add_special_tokens=body.add_special_tokens)
-            return {
-                "tokens": list(ids),
-                "count": len(ids),
-                "max_model_len": llm.parts.engine_config.max_model_len,
-                "token_strs": [llm.tokenizer.token_text(one) for one in ids] if body.return_token_strs else None,
-            }
+        with service.admission.received(principal_of(request).name):
+            async with service.model(body.model) as llm:
+                ids = await _token_ids(llm, body, service.config.tools.tool_call_parser)
+                return {
+                    "tokens": list(ids),
+                    "count": len(ids),
+                    "max_model_len": llm.parts.engine_config.max_model_len,
+                    "token_strs": [llm.tokenizer.token_text(one) for one in ids] if body.return_token_strs else None,
+                }
 
     @router.post("/detokenize", openapi_extra=described(DetokenizeRequest))
     async def detokenize(request: Request) -> DetokenizeAnswer:
         """Return the text of token ids."""
         body = await read_body(request, DetokenizeRequest)
-        async with service.model(body.model) as llm:
-            return {"prompt": await text_of(llm, body.tokens)}
+        with service.admission.received(principal_of(request).name):
+            async with service.model(body.model) as llm:
+                return {"prompt": await text_of(llm, body.tokens)}
 
     return router
+
+
+async def _token_ids(llm: AsyncLLM, body: TokenizeRequest, tool_call_parser: str) -> tuple[int, ...]:
+    if body.messages is None:
+        return await text_prompt(llm, body.prompt or "", add_special_tokens=body.add_special_tokens)
+    style = tool_format(llm.parts.chat_template, tool_call_parser)
+    messages, tools = tool_conversation(body.messages, read_tools(body.tools), style)
+    arguments, generate = body.chat_template_kwargs, body.add_generation_prompt
+    return await chat_prompt(llm, messages, add_generation_prompt=generate, arguments=arguments, tools=tools)
