@@ -10,10 +10,10 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from steelyard import __version__
-from steelyard.cost.profile import profile_path
 from steelyard.serve.anthropic import AnthropicAnswers
 from steelyard.serve.config import ServeConfig
 from steelyard.serve.dashboard.assets import Page
+from steelyard.serve.dashboard.hardware import KnownHardware
 from steelyard.serve.dashboard.state import Dashboard
 from steelyard.serve.envelope import Envelope
 from steelyard.serve.errors import install_error_answers
@@ -66,7 +66,7 @@ def create_app(service: Service, config: ServeConfig) -> FastAPI:
         embeddings_router(service),
         messages_router(service),
         adapters_router(),
-        dashboard_router(Dashboard(service, profile_path())),
+        dashboard_router(Dashboard(service, KnownHardware())),
         page_router(page),
     ):
         app.include_router(router)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
-from steelyard.core.errors import SteelyardError
-from steelyard.cost.profile import Profile, profile_of
+from steelyard.core.errors import SteelyardError, StorageError
+from steelyard.cost.profile import Profile, profile_of, profile_path
 from steelyard.hardware.device import Machine
 from steelyard.hardware.this_machine import this_machine
 
@@ -17,23 +18,23 @@ class KnownHardware:
     """The stored description of this machine, read again when its file changes.
 
     Args:
-        path: where ``steelyard probe`` keeps it.
+        find_path: says where ``steelyard probe`` keeps it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, find_path: Callable[[], Path] = profile_path) -> None:
+        self._find_path = find_path
         self._here: Machine | None = None
         self._profile: Profile | None = None
         self._read_at: int | None = None
 
     def refresh(self) -> bool:
-        """Look at the file; return whether there is another description than before. It blocks for a moment."""
+        """Look at the file; return whether there is another description than before. It blocks for some milliseconds when there is."""
         changed_at = self._changed_at()
         if changed_at == self._read_at:
             return False
         self._read_at = changed_at
         try:
-            self._profile = profile_of(self.machine_here(), self._path)
+            self._profile = profile_of(self.machine_here(), self._find_path())
         except SteelyardError as error:
             logger.warning("the description of this machine is ignored: %s", error)
             self._profile = None
@@ -57,6 +58,6 @@ class KnownHardware:
 
     def _changed_at(self) -> int | None:
         try:
-            return self._path.stat().st_mtime_ns
-        except OSError:
+            return self._find_path().stat().st_mtime_ns
+        except (OSError, StorageError):  # there is no such file, or no place for it
             return None

@@ -1,14 +1,12 @@
 """What the page is told: the JSON of ``GET /dashboard/state``, and :class:`Dashboard`, which makes it.
 
 Times are seconds of the server's event loop, from an origin that is another after each start; ``instance`` tells
-one start from the next. Nobody's text, request ids or names are in it: whoever has a key may see how busy the server is,
-not with what.
+one start from the next. Nobody's text, request ids or names are in it: whoever has a key may see how busy the server
+is, not with what.
 """
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
 from typing import Any
 
 from typing_extensions import TypedDict
@@ -198,16 +196,15 @@ class Dashboard:
 
     Args:
         service: what is shown.
-        profile_path: where ``steelyard probe`` keeps its description of this machine.
+        hardware: what is known of this machine.
     """
 
-    def __init__(self, service: Service, profile_path: Path) -> None:
-        self._service = service
-        self._hardware = KnownHardware(profile_path)
+    def __init__(self, service: Service, hardware: KnownHardware) -> None:
+        self._service, self._hardware = service, hardware
         self._watches: dict[str, EngineWatch] = {}
         self._instance = new_id("server")
 
-    async def state(self, name: str | None, since_s: float) -> DashboardState:
+    def state(self, name: str | None, since_s: float) -> DashboardState:
         """Return how a model does now, and what happened to it after ``since_s``.
 
         Args:
@@ -219,7 +216,7 @@ class Dashboard:
         """
         pool = self._service.pool
         model = pool.find(pool.answer_name(name))
-        if await asyncio.to_thread(self._hardware.refresh):
+        if self._hardware.refresh():
             self._watches.clear()  # their prices are old; what they saw is forgotten with them
         watch = self._watch(model)
         now = now_s()

@@ -26,7 +26,7 @@ def dashboard_router(dashboard: Dashboard) -> APIRouter:
     @router.get("/dashboard/state", response_model=DashboardState)
     async def state(model: str | None = None, since: float = 0.0) -> Response:
         """Tell how a model does now, and what happened to it since a time of the server's own clock."""
-        body = to_json(await dashboard.state(model, since))
+        body = to_json(dashboard.state(model, since))
         return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
 
     return router

@@ -124,6 +124,6 @@ function drawStepTimes(history) {
 }
 
 function alone({ prefill, decode }) {
-  const told = (one) => `${short(one.predicted)} of ${short(one.limit)} tok/s`;
-  return `Alone, one user should see answers at ${told(decode)}, prompts at ${told(prefill)}.`;
+  const told = (one) => `${short(one.predicted)} tok/s (limit ${short(one.limit)})`;
+  return `One user alone: answers ${told(decode)}, prompts ${told(prefill)}.`;
 }
