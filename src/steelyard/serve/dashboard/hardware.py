@@ -28,7 +28,7 @@ class KnownHardware:
         self._read_at: int | None = None
 
     def refresh(self) -> bool:
-        """Look at the file; return whether there is another description than before. It blocks for some milliseconds when there is."""
+        """Look at the file, and read it if it has changed, which takes milliseconds; return whether it had."""
         changed_at = self._changed_at()
         if changed_at == self._read_at:
             return False
