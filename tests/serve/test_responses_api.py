@@ -103,7 +103,7 @@ def test_answers_are_kept_for_their_own_caller(client):
         ({"text": {"format": {"type": "json_object"}}}, "text.format.type"),
         ({"input": []}, "input"),
         ({"temperature": -1}, "temperature"),
-        ({"max_output_tokens": 0}, "max_tokens"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"seed": 1}, "seed"),
     ],
 )

@@ -71,7 +71,7 @@ class ResponsesRequest(WireModel):
     input: str | list[InputMessage]
     instructions: str | None = None
     previous_response_id: str | None = None
-    max_output_tokens: int | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = None
     top_p: float | None = None
     stream: bool | None = None
