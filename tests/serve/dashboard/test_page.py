@@ -209,7 +209,8 @@ def test_everything_is_reached_with_the_keyboard_alone(page: Page):
     assert {"model", "key", "theme", "log", "message", "new", "send"} <= reached
     assert {"Skip to the message", "Settings"} <= reached
     unnamed = """[...document.querySelectorAll('input, select, textarea, button, canvas')].filter((one) =>
-        !one.labels?.length && !one.getAttribute('aria-label') && !one.textContent.trim()).map((one) => one.outerHTML)"""
+        !one.labels?.length && !one.getAttribute('aria-label') && !one.textContent.trim())
+        .map((one) => one.outerHTML)"""
     assert page.evaluate(unnamed) == []
 
 
@@ -243,7 +244,8 @@ CONTRAST = """() => {
     if (!colour.endsWith(", 0)")) return colour;
   } };
   return [...document.querySelectorAll("h1, h2, p, dt, dd, th, td, label, button, li")]
-    .filter((one) => one.checkVisibility() && [...one.childNodes].some((child) => child.nodeType === 3 && child.data.trim()))
+    .filter((one) => one.checkVisibility())
+    .filter((one) => [...one.childNodes].some((child) => child.nodeType === 3 && child.data.trim()))
     .filter((one) => !one.disabled)
     .map((one) => {
       const [a, b] = [getComputedStyle(one).color, behind(one)].map(luminance).sort((x, y) => y - x);
