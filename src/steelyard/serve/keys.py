@@ -91,19 +91,20 @@ def _digest(secret: str) -> bytes:
 
 
 class KeyGate:
-    """Lets nobody without a key past, whatever the path, known or not; ``/health`` and ``/ping`` are open.
+    """Lets nobody without a key past, whatever the path, known or not.
 
     Args:
         app: what lies behind.
         keys: the good ones.
+        open_paths: need no key.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
-        self._app, self._keys = app, keys
+    def __init__(self, app: ASGIApp, keys: KeyRing, open_paths: frozenset[str] = OPEN_PATHS) -> None:
+        self._app, self._keys, self._open_paths = app, keys, open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on with its principal, or refuse it with 401."""
-        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in OPEN_PATHS):
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in self._open_paths):
             await self._app(scope, receive, send)
             return
         principal = ANONYMOUS if self._keys.is_open else self._keys.find(given_secret(Headers(scope=scope)))
