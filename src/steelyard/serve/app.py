@@ -28,6 +28,7 @@ from steelyard.serve.routes.health import health_router
 from steelyard.serve.routes.messages import messages_router
 from steelyard.serve.routes.metrics import metrics_router
 from steelyard.serve.routes.models import models_router
+from steelyard.serve.routes.responses import responses_router
 from steelyard.serve.routes.tokens import tokens_router
 from steelyard.serve.service import Service
 from steelyard.serve.tracing import TracedApp, Tracing
@@ -65,6 +66,7 @@ def create_app(service: Service, config: ServeConfig) -> FastAPI:
         tokens_router(service),
         embeddings_router(service),
         messages_router(service),
+        responses_router(service),
         adapters_router(),
         dashboard_router(Dashboard(service, KnownHardware())),
         page_router(page),
