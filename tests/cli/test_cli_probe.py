@@ -104,6 +104,7 @@ def test_ctrl_c_while_the_file_is_tried_leaves_nothing(tmp_path, monkeypatch):
 MEASURING_FOREVER = """
 import sys, time
 from steelyard.cli import app, profiles
+from steelyard.cli.interrupts import leave_on_interrupt
 from steelyard.hardware.probe.run import Subject
 
 def measure(scale):
@@ -113,6 +114,7 @@ def measure(scale):
     yield
 
 profiles.subjects = lambda directory: (Subject("forever", measure),)
+leave_on_interrupt()  # as the command itself does first: whoever started the tests may have had Ctrl-C ignored
 sys.exit(app.run(["probe", "--output", sys.argv[1]]))
 """
 
