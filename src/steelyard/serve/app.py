@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from steelyard import __version__
 from steelyard.serve.anthropic import AnthropicAnswers
+from steelyard.serve.batch.desk import open_batch_desk
 from steelyard.serve.config import ServeConfig
 from steelyard.serve.envelope import Envelope
 from steelyard.serve.errors import install_error_answers
@@ -35,14 +36,16 @@ def create_app(service: Service, config: ServeConfig) -> FastAPI:
     Raises:
         ResourceError: if traces are asked for and OpenTelemetry is not installed.
     """
+    desk = open_batch_desk(service, config)
     endpoint = config.observe.otlp_endpoint
     tracing = None if endpoint is None else Tracing(endpoint)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        del app
         starting = asyncio.get_running_loop().create_task(service.start())  # /health answers meanwhile
+        desk.open(app)
         yield
+        await desk.close()
         await service.close()
         await starting
         if tracing is not None:
@@ -61,6 +64,7 @@ def create_app(service: Service, config: ServeConfig) -> FastAPI:
         embeddings_router(service),
         messages_router(service),
         adapters_router(),
+        *desk.routers,
     ):
         app.include_router(router)
     install_error_answers(app, retry_after_s=config.limits.retry_after_s)
@@ -70,7 +74,7 @@ def create_app(service: Service, config: ServeConfig) -> FastAPI:
 
 def _add_layers(app: FastAPI, service: Service, config: ServeConfig, tracing: Tracing | None) -> None:
     """Put the layers around the routes; the last one added is the outermost."""
-    app.add_middleware(RequestLimits, limits=config.limits)
+    app.add_middleware(RequestLimits, limits=config.limits, max_file_bytes=config.batch.max_file_bytes)
     app.add_middleware(KeyGate, keys=service.keys)
     if config.listen.allowed_origins:  # outside the gate: browsers ask for leave without a key
         app.add_middleware(

@@ -43,6 +43,7 @@ class Office:
         self._config, self._now = config, now
         self._room = FileRoom(files_directory(config))
         self._store, self._calls = Store(config.store), BlockingCalls()
+        self._room.sweep(self._store.file_ids())
         self._worker: Worker | None = None
         self._working: asyncio.Task[None] | None = None
 
@@ -58,7 +59,7 @@ class Office:
         paper, seats = _Folder(self._store, self._room), Seats(num_seats, is_busy)
         sender = LineSender(app)
         self._worker = Worker(self._store, self._calls, sender, paper, seats, order=order, now=self._now)
-        self._working = asyncio.get_running_loop().create_task(self._work(self._worker))
+        self._working = asyncio.get_running_loop().create_task(self._worker.run())
 
     def stop(self) -> None:
         """Send no more lines, and drop those on their way: they still wait in the store."""
@@ -114,7 +115,14 @@ class Office:
         await self._calls(self._room.delete, file.id)
 
     async def add_batch(
-        self, owner: Principal, *, endpoint: str, input_file_id: str, window: str, window_s: int, metadata: dict[str, str] | None
+        self,
+        owner: Principal,
+        *,
+        endpoint: str,
+        input_file_id: str,
+        window: str,
+        window_s: int,
+        metadata: dict[str, str] | None,
     ) -> Batch:
         """Take a new batch.
 
@@ -172,10 +180,6 @@ class Office:
         if batch.status in ENDED and batch.status is not BatchStatus.CANCELLED:
             raise ApiError(409, f"the batch is {batch.status} and cannot be cancelled", code="batch_ended")
         return batch
-
-    async def _work(self, worker: Worker) -> None:
-        self._room.sweep(await self._calls(self._store.file_ids))
-        await worker.run()
 
 
 class _Folder:

@@ -1,10 +1,11 @@
-"""What is written in the end: one line of output for each line of input, in OpenAI's form, answers apart from errors."""
+"""What is written in the end: one line of output for each line of input, as OpenAI's."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
+from typing import Any
 
 from steelyard.serve.batch.types import Batch, BatchStatus, LineState, Outcome
 from steelyard.serve.sse import to_json
@@ -18,7 +19,7 @@ _UNDONE = {
 def result_line(batch: Batch, outcome: Outcome) -> bytes:
     """Return the line of output for one line of input."""
     answer = outcome.answer
-    told = {
+    told: dict[str, Any] = {
         "id": "batch_req_" + sha256(f"{batch.id}/{outcome.number}".encode()).hexdigest()[:32],
         "custom_id": outcome.custom_id,
         "response": None,

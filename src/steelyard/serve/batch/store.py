@@ -91,7 +91,7 @@ class Store:
             return list(connection.scalars(wanted))
 
     def begin(self, id: str, found: Iterable[Line], at: int) -> bool:
-        """Take a validated batch's lines and let it be in progress; return ``False`` if it is not validating any more."""
+        """Take a valid batch's lines and let it be in progress; return ``False`` if it is not validating any more."""
         remaining, num_lines = iter(found), 0
         with self._engine.begin() as connection:
             if not _move(connection, id, BatchStatus.IN_PROGRESS, at, (BatchStatus.VALIDATING,), {}):
@@ -123,7 +123,7 @@ class Store:
             return [Line(number=row.number, custom_id=row.custom_id, body=row.body) for row in rows]
 
     def finish(self, id: str, answers: Sequence[Answer]) -> int:
-        """Commit answers of lines that still wait, and return how many that were; later answers of a line are dropped."""
+        """Commit answers of lines that still wait, and return how many that were; others are dropped."""
         with self._engine.begin() as connection:
             taken = [answer for answer in answers if _finish_line(connection, id, answer)]
             num_completed = sum(answer.state is LineState.COMPLETED for answer in taken)

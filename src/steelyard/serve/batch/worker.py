@@ -1,7 +1,7 @@
 """Carries batches from their beginning to their end: :class:`Worker`.
 
-Validate → send every waiting line → finalise. Where a batch stands is in the store alone, so the worker that comes after
-a crash goes on where this one was.
+Validate → send every waiting line → finalise. Where a batch stands is in the store alone, so the worker that comes
+after a crash goes on where this one was.
 """
 
 from __future__ import annotations
@@ -113,10 +113,10 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._news.clear()
-                carried = {id: task for id, task in carried.items() if not task.done()}
-                for id in await self._calls(self._store.unfinished, _MAX_BATCHES):
-                    if id not in carried:
-                        carried[id] = group.create_task(self._carry_on(id))
+                carried = {name: task for name, task in carried.items() if not task.done()}
+                for name in await self._calls(self._store.unfinished, _MAX_BATCHES):
+                    if name not in carried:
+                        carried[name] = group.create_task(self._carry_on(name))
                 await self._news.wait()
 
     def look(self) -> None:
@@ -184,7 +184,9 @@ class Worker:
             sending.result()
 
     async def _send_all(self, batch: Batch) -> None:
-        """Send every line that waits, a window at a time in the chosen order."""
+        """Send every line that waits, a window at a time in the chosen order; none if the batch was recalled before."""
+        if (await self._batch(batch.id)).status is not BatchStatus.IN_PROGRESS:
+            return
         commits = _Commits(self._store, self._calls, batch.id, self._on_answers)
         async with asyncio.TaskGroup() as group:
             async for line in self._ordered(batch):
