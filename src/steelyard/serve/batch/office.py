@@ -76,10 +76,10 @@ class Office:
 
     async def add_file(self, owner: Principal, filename: str, pieces: Iterable[bytes]) -> StoredFile:
         """Keep an input file."""
-        id = new_id("file")
-        num_bytes = await self._calls(self._room.write, id, pieces)
+        name, at = new_id("file"), self._now()
+        num_bytes = await self._calls(self._room.write, name, pieces)
         file = StoredFile(
-            id=id, owner=owner.name, purpose=BATCH, filename=filename, num_bytes=num_bytes, created_at=self._now()
+            id=name, owner=owner.name, purpose=BATCH, filename=filename, num_bytes=num_bytes, created_at=at
         )
         await self._calls(self._store.add_file, file)
         return file
@@ -209,15 +209,15 @@ class _Folder:
     def _write(self, batch: Batch, at: int, *, completed: bool) -> StoredFile | None:
         """Write a file under a name that is the batch's own, unless nothing belongs into it."""
         kind = "output" if completed else "error"
-        id = f"{batch.id.replace('batch_', 'file-')}-{kind}"
+        name = f"{batch.id.replace('batch_', 'file-')}-{kind}"
         pieces = result_lines(batch, self._store.outcomes(batch.id), completed=completed)
-        num_bytes = self._room.write(id, pieces)
+        num_bytes = self._room.write(name, pieces)
         if num_bytes == 0:
-            self._room.delete(id)
+            self._room.delete(name)
             return None
-        name = f"{batch.id}_{kind}.jsonl"
+        label = f"{batch.id}_{kind}.jsonl"
         return StoredFile(
-            id=id, owner=batch.owner, purpose=BATCH_OUTPUT, filename=name, num_bytes=num_bytes, created_at=at
+            id=name, owner=batch.owner, purpose=BATCH_OUTPUT, filename=label, num_bytes=num_bytes, created_at=at
         )
 
 

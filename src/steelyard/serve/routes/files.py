@@ -31,9 +31,8 @@ def files_router(office: Office) -> APIRouter:
     async def upload(request: Request) -> JSONResponse:
         """Keep an input file."""
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            raise ApiError(
-                415, "the body must be a form. Send Content-Type: multipart/form-data", code="unsupported_media_type"
-            )
+            message = "the body must be a form. Send Content-Type: multipart/form-data"
+            raise ApiError(415, message, code="unsupported_media_type")
         async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
             given = dict(form)
             file = _checked(given)
