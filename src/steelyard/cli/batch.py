@@ -58,9 +58,9 @@ def batch(
 ) -> None:
     """Answer a file of requests.
 
-    Interrupt or kill it as you like, and run the same command again: it goes on where it was. What is done so far lies in
-    OUT.jsonl.state; OUT.jsonl appears when all is done, with one line for each line of the input. --model NAME=SOURCE
-    serves a model under the name that the lines use.
+    Interrupt or kill it as you like, and run the same command again: it goes on where it was. What is done so far lies
+    in OUT.jsonl.state; OUT.jsonl appears when all is done, with one line for each line of the input. --model
+    NAME=SOURCE serves a model under the name that the lines use.
     """
     check_installed()
     config = _config(engine, concurrency, order, max_num_seqs)
