@@ -37,7 +37,11 @@ def test_lines_are_read_with_the_numbers_of_the_file(tmp_path):
         (b"\xff", "invalid_json_line", None),
         (b"[" * 100_000, "invalid_json_line", None),
         ([1], "invalid_json_line", None),
-        ({name: value for name, value in GOOD.items() if name != "custom_id"}, "missing_required_parameter", "custom_id"),
+        (
+            {name: value for name, value in GOOD.items() if name != "custom_id"},
+            "missing_required_parameter",
+            "custom_id",
+        ),
         (GOOD | {"custom_id": 1}, "invalid_type", "custom_id"),
         (GOOD | {"custom_id": ""}, "invalid_custom_id", "custom_id"),
         (GOOD | {"custom_id": "\0"}, "invalid_custom_id", "custom_id"),
@@ -63,7 +67,10 @@ def test_whole_files_can_be_wrong(tmp_path):
     assert len(faults(path, *[b"x"] * 1000)) == 100
 
 
-@given(st.binary(max_size=60) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode))
+@given(
+    st.binary(max_size=60)
+    | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode)
+)
 def test_no_line_is_too_strange(text):
     try:
         line, url = read_line(1, text)
