@@ -132,15 +132,21 @@ def _sqlite(url: URL) -> Engine:
     arguments = {"check_same_thread": False, "timeout": _BUSY_S}
     engine = create_engine(url.set(drivername="sqlite"), poolclass=StaticPool, connect_args=arguments)
     event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:
     del record
+    connection.isolation_level = None  # the driver would begin at the first change of a row, too late for tables
     for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
     connection.execute("BEGIN IMMEDIATE")  # takes the lock, which is kept until the process ends
     connection.execute("COMMIT")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
 
 
 def _postgresql(url: URL) -> Engine:
