@@ -6,11 +6,14 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from steelyard.serve.batch import offline
 from steelyard.serve.batch.types import Answer
+
+LINE = '{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {}}'
 
 
 def write_input(path, *bodies, url="/v1/completions"):
@@ -59,11 +62,8 @@ def test_lines_that_fail_are_told_and_counted(cli, paths, tmp_path):
     [
         ("", "the file has no lines"),
         ("{}\n", "line 1: custom_id is missing"),
-        ('{"custom_id": "a", "method": "POST", "url": "/v1/models", "body": {}}\n', "its lines go to '/v1/models'"),
-        (
-            '{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {}}\n' * 3,
-            "line 2: the custom_id 'a'",
-        ),
+        (LINE.replace("completions", "models"), "its lines go to '/v1/models'"),
+        (f"{LINE}\n" * 3, "line 2: the custom_id 'a'"),
     ],
 )
 def test_a_wrong_input_is_told_before_a_model_is_loaded(cli, paths, tmp_path, text, told):
@@ -128,8 +128,8 @@ def test_ctrl_c_leaves_a_job_that_goes_on(start, shell, paths, tmp_path):
     arguments = ("batch", *paths, "--max-num-seqs", "2", "--json")
     child = start(*arguments)
     state = tmp_path / "out.jsonl.state-wal"
-    while child.poll() is None and not (state.exists() and state.stat().st_size > 60_000):
-        pass
+    while child.poll() is None and not (state.exists() and state.stat().st_size > 100_000):
+        time.sleep(0.01)
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130, err.decode()

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, text
 
 from steelyard.core.errors import ParamsError, StorageError
 from steelyard.serve.batch.store import Store
-from steelyard.serve.batch.tables import database_url
+from steelyard.serve.batch.tables import database_url, metadata
 from steelyard.serve.batch.types import Answer, Batch, BatchStatus, Fault, Line, StoredFile
 
 WAITING_FOR = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
@@ -149,6 +149,21 @@ def test_one_process_at_a_time(place):
     assert "another process works with it" in done.stderr
     store.close()
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
+def test_a_store_is_made_whole_or_not_at_all(place, monkeypatch):
+    def killed(connection, *args, **kwargs):
+        made(connection, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    made = metadata.create_all
+    monkeypatch.setattr(metadata, "create_all", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Store(place)
+    monkeypatch.undo()
+    store = Store(place)
+    assert store.unfinished(1) == []
+    store.close()
 
 
 def test_sqlite_commits_reach_the_disk(tmp_path):

@@ -101,12 +101,15 @@ def open_database(place: str) -> Engine:
         StorageError: if it cannot be opened, or another process has it.
     """
     url = database_url(place)
+    engine = _sqlite(url) if url.get_backend_name() == "sqlite" else _postgresql(url)
     try:
-        engine = _sqlite(url) if url.get_backend_name() == "sqlite" else _postgresql(url)
         with engine.begin() as connection:
             _make_or_check(connection)
-    except DBAPIError as error:
-        raise _unusable(error) from error
+    except BaseException as error:
+        engine.dispose()  # or the lock would stay
+        if isinstance(error, DBAPIError):
+            raise _unusable(error) from error
+        raise
     return engine
 
 
