@@ -124,11 +124,11 @@ def test_two_at_a_time_are_one_too_many(cli, paths, tmp_path):
 
 
 def test_ctrl_c_leaves_a_job_that_goes_on(start, shell, paths, tmp_path):
-    write_input(tmp_path / "in.jsonl", *(body(f"{number}, ", max_tokens=100) for number in range(12)))
+    write_input(tmp_path / "in.jsonl", *(body(f"{number}, ", max_tokens=24) for number in range(16)))
     arguments = ("batch", *paths, "--max-num-seqs", "2", "--json")
     child = start(*arguments)
     state = tmp_path / "out.jsonl.state-wal"
-    while child.poll() is None and not (state.exists() and state.stat().st_size > 100_000):
+    while child.poll() is None and not (state.exists() and state.stat().st_size > 90_000):
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
@@ -137,5 +137,5 @@ def test_ctrl_c_leaves_a_job_that_goes_on(start, shell, paths, tmp_path):
     assert not (tmp_path / "out.jsonl").exists()
     result = shell(*arguments)
     assert result.code == 0, result.err
-    assert result.json["lines"] == 12
-    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 12
+    assert result.json["lines"] == 16
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 16
