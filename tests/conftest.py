@@ -6,6 +6,7 @@ interpreter must be asked for before the first of them is imported.
 
 import os
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import settings
 from steelyard.kernels.native import native_available
 
 REQUIRE_NATIVE = "STEELYARD_REQUIRE_NATIVE"
+REQUIRE_BROWSER = "STEELYARD_REQUIRE_BROWSER"
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
@@ -33,7 +35,13 @@ def pytest_runtest_setup(item):
     np.random.seed(0)
     torch.manual_seed(0)
     if item.get_closest_marker("native") and not native_available():
-        reason = "the compiled extension is not installed, or STEELYARD_NATIVE=0"
-        if os.environ.get(REQUIRE_NATIVE) == "1":
-            pytest.fail(f"{reason}, and {REQUIRE_NATIVE}=1 asks for it", pytrace=False)
-        pytest.skip(reason)
+        miss("the compiled extension is not installed, or STEELYARD_NATIVE=0", REQUIRE_NATIVE)
+    if item.get_closest_marker("browser") and shutil.which("chromium") is None:
+        miss("chromium is not installed", REQUIRE_BROWSER)
+
+
+def miss(reason, required):
+    """Skip the test, unless an environment variable asks for it."""
+    if os.environ.get(required) == "1":
+        pytest.fail(f"{reason}, and {required}=1 asks for it", pytrace=False)
+    pytest.skip(reason)

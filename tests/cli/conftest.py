@@ -38,7 +38,8 @@ class Result:
 def stored_probe(tmp_path, monkeypatch):
     """Let commands predict from a file of the test's own; return its path."""
     path = tmp_path / "cache" / "probe.toml"
-    monkeypatch.setattr(profiles, "profile_path", lambda: path)
+    for user in ("profiles", "probe"):
+        monkeypatch.setattr(f"steelyard.cli.{user}.profile_path", lambda: path)
     profiles.store_profile(measured_profile(), path)
     return path
 

@@ -1,12 +1,21 @@
 """A probe's file: reads back as it was, and refuses what it is not."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
 from steelyard.core.errors import InputError, StorageError
 from steelyard.cost.calibration import Calibration, OperatorFit
-from steelyard.cost.profile import Profile, profile_from_table, profile_table, profile_text, read_profile
+from steelyard.cost.profile import (
+    Profile,
+    profile_from_table,
+    profile_of,
+    profile_path,
+    profile_table,
+    profile_text,
+    read_profile,
+)
 from steelyard.hardware.device import Cache, Device, DeviceKind, Machine, MemoryTier, PeakRate
 from steelyard.hardware.probe.reading import Reading, Unit
 
@@ -43,6 +52,25 @@ def test_reads_back_as_it_was(profile, tmp_path):
     path = tmp_path / "probe.toml"
     path.write_text(profile_text(profile), encoding="utf-8")
     assert read_profile(path) == profile
+
+
+def test_a_profile_is_of_one_machine(tmp_path):
+    path = tmp_path / "probe.toml"
+    assert profile_of(MACHINE, path) is None
+    path.write_text(profile_text(PROFILE), encoding="utf-8")
+    assert profile_of(MACHINE, path) == PROFILE
+    assert profile_of(replace(MACHINE, name="renamed"), path) == PROFILE
+    gpu = replace(MACHINE.devices[0], name="cuda:0", kind=DeviceKind.GPU)
+    for change in ({"cpu_model": "another"}, {"num_usable_cores": 1}, {"devices": (*MACHINE.devices, gpu)}):
+        assert profile_of(replace(MACHINE, **change), path) is None
+    path.write_text("nonsense", encoding="utf-8")
+    with pytest.raises(InputError):
+        profile_of(MACHINE, path)
+
+
+def test_it_is_kept_in_the_cache_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path))
+    assert profile_path() == tmp_path / "probe.toml"
 
 
 def test_unknown_numbers_are_left_out_not_zero():

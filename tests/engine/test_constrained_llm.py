@@ -100,7 +100,7 @@ def test_free_neighbours_keep_their_bits(llm: LLM) -> None:
     [
         {"overlap_steps": True},
         {"enable_prefix_caching": False},
-        {"kv_cache_memory_bytes": 4 << 20, "max_num_batched_tokens": 16},
+        {"num_kv_blocks": 11, "max_num_batched_tokens": 16},
     ],
 )
 def test_overlap_caching_chunks_and_preemption_change_nothing(llm: LLM, options: dict[str, int]) -> None:
@@ -114,9 +114,12 @@ def test_overlap_caching_chunks_and_preemption_change_nothing(llm: LLM, options:
     def watch(record: object) -> None:
         preempted.extend(record.schedule.preempt)  # type: ignore[attr-defined]
 
-    with LLM(max_model_len=160, seed=3, observers=(watch,), **options) as other:
+    block_bytes = llm.engine.parts.runner.kv_shape.block_bytes
+    few = {"kv_cache_memory_bytes": options.get("num_kv_blocks", 0) * block_bytes or None}
+    rest = {name: value for name, value in options.items() if name != "num_kv_blocks"}
+    with LLM(max_model_len=160, seed=3, observers=(watch,), **few, **rest) as other:
         assert [output.outputs for output in other.generate(prompts, params)] == expected
-    assert bool(preempted) == ("kv_cache_memory_bytes" in options)
+    assert bool(preempted) == ("num_kv_blocks" in options)
 
 
 def test_an_answer_begun_elsewhere_goes_on_under_its_constraint(llm: LLM) -> None:

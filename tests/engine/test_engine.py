@@ -413,3 +413,29 @@ def test_the_load_tells_what_runs_waits_and_was_promised(make_engine: EngineFact
         await engine.close()
 
     run_virtual(main())
+
+
+def test_who_looks_on_sees_running_sequences_and_then_waiting_ones(make_engine: EngineFactory) -> None:
+    async def main() -> None:
+        engine = make_engine(max_num_seqs=1)
+
+        async def work() -> None:
+            assert engine.live_sequences() == ()
+            responses = [engine.submit(make_request(name, (1, 2, 3, 4, 5))) for name in ("a", "b")]
+            await asyncio.sleep(0.03)
+            first, second = engine.live_sequences()
+            assert (first.running, second.running) == (True, False)
+            assert (first.num_prompt_tokens, second.num_prompt_tokens) == (5, 5)
+            assert first.num_tokens > first.num_prompt_tokens
+            assert first.num_computed_tokens >= 5
+            assert (first.num_blocks, second.num_blocks) == (2, 0)
+            assert first.arrival_s == 0.0
+            assert len(engine.kv_block_states) == engine.kv_usage.num_blocks
+            assert sum(state > 1 for state in engine.kv_block_states) == 2
+            for response in responses:
+                await response.result()
+            assert engine.live_sequences() == ()
+
+        await serve(engine, work)
+
+    run_virtual(main())

@@ -20,6 +20,7 @@ from steelyard.hardware.this_machine import (
     measure_quickly,
     num_usable_cores,
     peak_rss_bytes,
+    rss_bytes,
     this_machine,
     total_memory_bytes,
 )
@@ -95,6 +96,10 @@ def test_disk_free_of_a_path_that_does_not_exist_yet(tmp_path):
     free = disk_free_bytes(tmp_path / "not" / "there" / "yet")
     assert 0 < free <= os.statvfs(tmp_path).f_blocks * os.statvfs(tmp_path).f_frsize
     assert disk_free_bytes(Path("relative/and/missing")) > 0
+
+
+def test_rss_is_below_its_peak():
+    assert 1 << 20 < rss_bytes() <= peak_rss_bytes() + (1 << 20)
 
 
 def test_peak_rss_covers_what_was_touched():

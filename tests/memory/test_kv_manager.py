@@ -8,7 +8,7 @@ from steelyard.core.errors import MemoryBudgetError, ParamsError
 from steelyard.core.kv import CachedPrefix
 from steelyard.core.params import SamplingParams
 from steelyard.core.sequence import Sequence
-from steelyard.memory.kv_manager import KVCacheConfig, KVManager
+from steelyard.memory.kv_manager import BlockState, KVCacheConfig, KVManager
 
 
 def manager(num_blocks: int = 10, block_size: int = 4, *, caching: bool = True) -> KVManager:
@@ -215,6 +215,21 @@ def test_usage_adds_up_and_counts_hits():
     assert (usage.num_referenced_blocks, usage.num_idle_blocks, usage.num_empty_blocks) == (2, 1, 7)
     assert (usage.num_hit_tokens, usage.num_miss_tokens) == (4, 9 + 2)
     assert kv.num_free_blocks == 8
+
+
+def test_the_state_of_each_block():
+    kv = manager(num_blocks=6)
+    assert kv.block_states() == bytes(6)
+    first, second = sequence(1, range(10)), sequence(2, range(9))
+    enter(kv, first)
+    enter(kv, second)
+    states = kv.block_states()
+    assert [states.count(state) for state in BlockState] == [2, 0, 2, 2]
+    assert all(states[block] == BlockState.SHARED for block in kv.block_table(1)[:2])
+    assert states[kv.block_table(1)[2]] == states[kv.block_table(2)[2]] == BlockState.USED
+    kv.release(first)
+    kv.release(second)
+    assert [kv.block_states().count(state) for state in BlockState] == [4, 2, 0, 0]
 
 
 def test_after_a_reset_running_sequences_publish_nothing_old():

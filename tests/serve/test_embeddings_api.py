@@ -169,7 +169,7 @@ def test_orders_that_cannot_be_made(http, body, param):
     assert answer.json()["error"]["param"] == param
 
 
-def test_another_keys_cache_is_not_used(live):
+def test_every_key_may_ask_again(live):
     text = "Something long enough for several blocks. " * 6
     for name in KEYS:
         with httpx.Client(base_url=live.url, headers={"X-API-Key": KEYS[name]}, timeout=60) as http:

@@ -8,34 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
-
-import torch
 
 from steelyard.cli.bench_measure import RepeatResult, Workload, repeat_result
 from steelyard.cli.loading import Loaded
 from steelyard.cli.output import format_table
 from steelyard.cli.probe_tables import format_fine_seconds
-from steelyard.cli.profiles import KnownMachine, known_machine
+from steelyard.cli.profiles import known_machine
 from steelyard.core.errors import InputError
 from steelyard.core.params import SamplingParams
 from steelyard.core.request import Request, RequestOutput
-from steelyard.cost.calibration import IDEAL, Calibration
+from steelyard.cost.calibration import IDEAL
 from steelyard.cost.operators import OperatorRow, operator_costs, operator_rows, summed
-from steelyard.cost.roofline import ModelShape
 from steelyard.engine.build import Parts
 from steelyard.engine.executor import ModelledExecutor, StepCost, SyntheticTokens
-from steelyard.engine.prediction import (
-    limit_step_cost,
-    model_shape,
-    num_layer_weights,
-    operator_step_cost,
-    quantised_shape,
-)
+from steelyard.engine.prediction import limit_step_cost, operator_step_cost
+from steelyard.engine.pricing import Pricing, pricing_of
 from steelyard.engine.step_profile import ProfiledStep
-from steelyard.hardware.device import Device
-from steelyard.models.quantised import QuantisedEmbedding, QuantisedLinear
 from steelyard.sim.virtual import run_virtual
 
 _UNKNOWN = RepeatResult(prefill_tokens_per_s=None, decode_tokens_per_s=None, output_tokens_per_s=None)
@@ -49,15 +39,6 @@ class Compared:
     predicted: float | None
     measured: float | None
     limit: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Pricing:
-    """What steps are priced by; without a calibration of the model's number format only the limit is known."""
-
-    model: ModelShape
-    device: Device
-    calibration: Calibration | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +81,7 @@ def expectation(loaded: Loaded, workload: Workload) -> Expectation:
     known = known_machine()
     parts = loaded.llm.engine.parts
     try:
-        pricing = _pricing(parts, known)
+        pricing = pricing_of(parts, known.profile)
         limit = rehearsed(parts, workload, limit_step_cost(pricing.model, pricing.device))
     except InputError:
         return Expectation(origin=known.origin)
@@ -109,29 +90,6 @@ def expectation(loaded: Loaded, workload: Workload) -> Expectation:
         cost = operator_step_cost(pricing.model, pricing.device, pricing.calibration)
         predicted = rehearsed(parts, workload, cost)
     return Expectation(origin=known.origin, pricing=pricing, predicted=predicted, limit=limit)
-
-
-def _pricing(parts: Parts, known: KnownMachine) -> Pricing:
-    """Return what a loaded model's steps are priced by; a calibration with other threads is none of it."""
-    device, model = str(next(parts.model.module.parameters()).device), held_shape(parts)
-    calibration = known.profile.calibration if device == "cpu" else None
-    if calibration is not None:
-        alike = calibration.num_threads in (None, torch.get_num_threads())
-        calibration = calibration if alike and calibration.covers(model.dtype) else None
-    return Pricing(model, known.profile.machine.device(device), calibration)
-
-
-def held_shape(parts: Parts) -> ModelShape:
-    """Return what decides a loaded model's cost, in the formats that its weights and its KV cache are held in."""
-    module, config = parts.model.module, parts.model.config
-    kv_bytes = parts.runner.kv_shape.dtype.itemsize
-    if not isinstance(module.embed, QuantisedEmbedding):
-        return replace(model_shape(config, parts.dtype), kv_bytes=kv_bytes)
-    packed = sum(one.packed.num_bytes for one in module.layers.modules() if isinstance(one, QuantisedLinear))
-    head = module.lm_head
-    num_head = config.hidden_size * config.vocab_size
-    head_bytes = head.packed.num_bytes / num_head if isinstance(head, QuantisedLinear) else None
-    return quantised_shape(config, packed / num_layer_weights(config), kv_bytes, head_bytes)
 
 
 def rehearsed(parts: Parts, workload: Workload, step_cost: StepCost) -> RepeatResult:

@@ -18,7 +18,7 @@ from steelyard.cli.options import OutputOptions, examples, new_app, takes_groups
 from steelyard.cli.output import configure_logging, error_console, print_json, write_error_line
 from steelyard.cli.probe_tables import machine_tables, reading_tables
 from steelyard.core.errors import StorageError
-from steelyard.cost.profile import profile_table
+from steelyard.cost.profile import profile_path, profile_table
 
 app = new_app()
 _WIDTH = 120  # of tables that no terminal shows
@@ -40,7 +40,7 @@ def probe(*, quick: Quick = False, output_file: Output = None, output: OutputOpt
     does.
     """
     configure_logging()
-    path = output_file.absolute() if output_file is not None else profiles.profile_path()
+    path = output_file.absolute() if output_file is not None else profile_path()
     _check_writable(path)
     with _progress(profiles.titles(path.parent)) as note:
         profile = profiles.measure_profile(path.parent, quick=quick, note=note)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from steelyard.cli.output import working, write_error_line
 from steelyard.core.clock import utc_timestamp
-from steelyard.core.environment import cache_directory
 from steelyard.core.errors import SteelyardError, StorageError
 from steelyard.cost.calibration import Calibration, joined
-from steelyard.cost.profile import FILE_NAME, Profile, profile_text, read_profile
+from steelyard.cost.profile import Profile, profile_of, profile_path, profile_text
 from steelyard.engine.calibration import DTYPES, calibrate
 from steelyard.engine.native_calibration import calibrate_native
 from steelyard.engine.prediction import QUANTISED_ARITHMETIC
@@ -33,11 +32,6 @@ class KnownMachine:
 
     profile: Profile
     origin: str
-
-
-def profile_path() -> Path:
-    """Return where this machine's profile is kept."""
-    return cache_directory() / FILE_NAME
 
 
 def titles(directory: Path) -> list[str]:
@@ -100,20 +94,10 @@ def known_machine() -> KnownMachine:
 
 def _stored(path: Path) -> Profile | None:
     try:
-        profile = read_profile(path)
+        return profile_of(this_machine(), path)
     except SteelyardError as error:
         write_error_line(f"ignored: {error}")
         return None
-    return profile if profile is not None and _same(profile.machine, this_machine()) else None
-
-
-def _same(stored: Machine, here: Machine) -> bool:
-    """Whether both are the same processors, as many cores of them, and the same devices."""
-
-    def marks(machine: Machine) -> tuple[object, ...]:
-        return machine.cpu_model, machine.num_usable_cores, [device.name for device in machine.devices]
-
-    return marks(stored) == marks(here)
 
 
 def _calibration(machine: Machine, *, quick: bool) -> Calibration | None:

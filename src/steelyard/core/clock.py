@@ -35,6 +35,11 @@ def wall_s() -> float:
     return time.perf_counter()
 
 
+def process_cpu_s() -> float:
+    """Return the CPU seconds that all threads of this process have used."""
+    return time.process_time()
+
+
 def unix_s() -> float:
     """Return the date in seconds since 1970, for stamping what others keep."""
     return time.time()

@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from steelyard.core.environment import cache_directory
 from steelyard.core.errors import InputError, StorageError
 from steelyard.core.toml_text import toml_text
 from steelyard.cost.calibration import Calibration, calibration_from_table, calibration_table
@@ -102,6 +103,24 @@ def read_profile(path: Path) -> Profile | None:
     except (ValueError, TypeError, AttributeError) as error:
         problem = f"it is no description of a machine ({error})"
         raise InputError(problem, field=str(path), remedy="Run 'steelyard probe' again") from error
+
+
+def profile_path() -> Path:
+    """Return where this machine's profile is kept."""
+    return cache_directory() / FILE_NAME
+
+
+def profile_of(machine: Machine, path: Path) -> Profile | None:
+    """Return the profile in a file, ``None`` if there is no such file or it tells of another machine.
+
+    Another processor, another number of cores or other devices make another machine. Raises as :func:`read_profile`.
+    """
+
+    def marks(one: Machine) -> tuple[object, ...]:
+        return one.cpu_model, one.num_usable_cores, [device.name for device in one.devices]
+
+    profile = read_profile(path)
+    return profile if profile is not None and marks(profile.machine) == marks(machine) else None
 
 
 def reading_table(reading: Reading) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from steelyard.engine.executor import Executor
 from steelyard.engine.promises import Promises
 from steelyard.engine.response import Response
 from steelyard.engine.sequence_table import SequenceTable
-from steelyard.engine.view import EngineView, Observer, StepRecord
+from steelyard.engine.view import EngineView, LiveSequence, Observer, StepRecord
 from steelyard.memory.kv_manager import KVCacheConfig, KVManager, KVUsage
 from steelyard.policies.admit.types import EngineLoad
 from steelyard.policies.schedule.types import Grant, Schedule, ScheduleLimits, SchedulePolicy
@@ -199,6 +199,15 @@ class Engine:
     def kv_usage(self) -> KVUsage:
         """How the KV cache is used now."""
         return self._kv.usage()
+
+    @property
+    def kv_block_states(self) -> bytes:
+        """What each KV block is used for now; see :meth:`~steelyard.memory.kv_manager.KVManager.block_states`."""
+        return self._kv.block_states()
+
+    def live_sequences(self) -> tuple[LiveSequence, ...]:
+        """Return the running sequences and then the waiting ones, those in the inbox left out."""
+        return tuple(self._live(sequence) for sequence in self._table.running + self._table.waiting)
 
     @property
     def has_room(self) -> bool:
@@ -395,6 +404,19 @@ class Engine:
             cache_salt=request.cache_salt,
             tenant=request.tenant,
             pooling=request.pooling,
+        )
+
+    def _live(self, sequence: Sequence) -> LiveSequence:
+        running = sequence.status is SequenceStatus.RUNNING
+        return LiveSequence(
+            id=sequence.id,
+            running=running,
+            arrival_s=sequence.arrival_s,
+            num_prompt_tokens=sequence.num_prompt_tokens,
+            num_tokens=sequence.num_tokens,
+            num_computed_tokens=sequence.num_computed_tokens,
+            num_blocks=self._kv.num_held_blocks(sequence.id) if running else 0,
+            num_preemptions=sequence.num_preemptions,
         )
 
     def _longest_blocks(self, sequence: Sequence) -> int:

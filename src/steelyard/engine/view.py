@@ -52,6 +52,31 @@ class ForeseenSequence:
     tenant: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveSequence:
+    """A sequence that waits or runs, at one moment, for who looks on.
+
+    Attributes:
+        id: as in :class:`StepRecord`.
+        running: whether it holds a seat; else it waits.
+        arrival_s: event-loop time.
+        num_prompt_tokens: of its prompt.
+        num_tokens: prompt and output so far.
+        num_computed_tokens: leading tokens whose KV is in the cache.
+        num_blocks: KV blocks that it holds.
+        num_preemptions: times that it lost them.
+    """
+
+    id: int
+    running: bool
+    arrival_s: float
+    num_prompt_tokens: int
+    num_tokens: int
+    num_computed_tokens: int
+    num_blocks: int
+    num_preemptions: int
+
+
 Observer = Callable[[StepRecord], None]
 
 

@@ -112,6 +112,12 @@ def disk_free_bytes(path: Path) -> int:
         ) from None
 
 
+def rss_bytes() -> int:
+    """Return the memory that this process occupies now; where the system does not say, at its peak."""
+    pages = _proc_lines("self/statm")
+    return int(pages[0].split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages else peak_rss_bytes()
+
+
 def peak_rss_bytes() -> int:
     """Return the most memory that this process ever had resident.
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from enum import IntEnum
 from itertools import chain
 
 from steelyard.core.errors import MemoryBudgetError, ParamsError
@@ -74,6 +75,15 @@ class KVUsage:
     num_empty_blocks: int
     num_hit_tokens: int
     num_miss_tokens: int
+
+
+class BlockState(IntEnum):
+    """What a KV block is used for; a higher one is busier."""
+
+    EMPTY = 0
+    CACHED = 1  # idle, with a prefix that may be found again
+    USED = 2  # in one block table
+    SHARED = 3  # in several
 
 
 class _Table:
@@ -228,6 +238,16 @@ class KVManager:
             num_hit_tokens=self._num_hit_tokens,
             num_miss_tokens=self._num_miss_tokens,
         )
+
+    def block_states(self) -> bytes:
+        """Return the :class:`BlockState` of every block, by number; takes time in proportion to the blocks in use."""
+        states = bytearray(self._pool.num_blocks)
+        for block in self._pool.idle_blocks():
+            states[block] = BlockState.CACHED
+        for table in self._tables.values():
+            for block in table.blocks:
+                states[block] = BlockState.SHARED if states[block] >= BlockState.USED else BlockState.USED
+        return bytes(states)
 
     def check_invariants(self, live_sequence_ids: Collection[int]) -> None:
         """Check all books against each other; slow, for tests and for hunting bugs.

@@ -19,6 +19,7 @@ logger = logging.getLogger("steelyard.serve.requests")
 
 REQUEST_ID = "request_id"  # where a request's scope holds its id
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_QUIET = ("/health", "/ping", "/metrics", "/dashboard/state")  # asked again and again by programs
 _CLIENT_LEFT = 499  # nginx's word for a client that left before its answer began
 
 
@@ -83,5 +84,4 @@ def _log(scope: Scope, status: int, request_id: str, took_s: float) -> None:
         "seconds": round(took_s, 4),
         "key": None if principal is None else principal.name,
     }
-    quiet = route in ("/health", "/ping", "/metrics")
-    logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra={FIELDS: told})
+    logger.log(logging.DEBUG if route in _QUIET else logging.INFO, "request", extra={FIELDS: told})

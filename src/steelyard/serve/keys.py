@@ -93,22 +93,23 @@ def _digest(secret: str) -> bytes:
 
 
 class KeyGate:
-    """Lets nobody without a key past, whatever the path, known or not; ``/health`` and ``/ping`` are open.
+    """Lets nobody without a key past, whatever the path, known or not.
 
     Requests that the server makes itself have a principal already, which none that comes from outside can have.
 
     Args:
         app: what lies behind.
         keys: the good ones.
+        open_paths: need no key.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
-        self._app, self._keys = app, keys
+    def __init__(self, app: ASGIApp, keys: KeyRing, open_paths: frozenset[str] = OPEN_PATHS) -> None:
+        self._app, self._keys, self._open_paths = app, keys, open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on with its principal, or refuse it with 401."""
         is_own = PRINCIPAL in scope.get("state", {})
-        if is_own or scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in OPEN_PATHS):
+        if is_own or scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in self._open_paths):
             await self._app(scope, receive, send)
             return
         principal = ANONYMOUS if self._keys.is_open else self._keys.find(given_secret(Headers(scope=scope)))

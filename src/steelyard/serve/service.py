@@ -17,6 +17,7 @@ from steelyard.engine.response import Response
 from steelyard.policies.admit.types import Ask
 from steelyard.serve.admission import Admission
 from steelyard.serve.config import ServeConfig
+from steelyard.serve.dashboard.recent import RecentRequests
 from steelyard.serve.errors import invalid, unavailable
 from steelyard.serve.generation import Generation, GenerationRequest
 from steelyard.serve.keys import KeyRing
@@ -48,6 +49,7 @@ class Service:
         self.keys = _key_ring(config)
         self.pool = ModelPool(config.models, source, config.model_memory_bytes, on_ready=self._watch)
         self.metrics = Metrics(config.observe.metrics_prefix, self.pool.models)
+        self.recent = RecentRequests()
         self.startup_error: Exception | None = None
         self.on_startup_error: Callable[[], None] = _nothing
         self.on_drain: Callable[[], None] = _nothing
@@ -159,6 +161,7 @@ class Service:
                 self._active.discard(generation)
                 for output in generation.snapshots():
                     self.metrics.count_output(model, ask.key, output)
+                    self.recent.add(model, output)
 
     def _engine_requests(self, request: GenerationRequest) -> list[Request]:
         timeout_s, principal = self._timeout_s(request), request.principal
