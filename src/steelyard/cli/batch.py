@@ -105,16 +105,17 @@ class _Bar:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("", total=None, rate="")
-        self._began_s = self._told_s = wall_s()
+        self._began_s = self._told_s = self._last_s = wall_s()
         self.num_tokens = 0
 
     def begin(self, num_lines: int, num_done: int) -> None:
         """Know how much there is to do; the time counts from now."""
-        self._began_s = self._told_s = wall_s()
+        self._began_s = self._told_s = self._last_s = wall_s()
         self._progress.reset(self._task, total=num_lines, completed=num_done)
 
     def count(self, answers: Sequence[Answer]) -> None:
         """Count what is done."""
+        self._last_s = wall_s()
         self.num_tokens += sum(_num_output_tokens(answer.body) for answer in answers)
         self._progress.update(self._task, advance=len(answers), rate=f"{self.tokens_per_s:.0f} tokens/s")
         if not self._progress.console.is_terminal and wall_s() - self._told_s > _TELL_EVERY_S:
@@ -124,8 +125,8 @@ class _Bar:
 
     @property
     def tokens_per_s(self) -> float:
-        """Output tokens per second of this run, since the model was loaded."""
-        return self.num_tokens / max(1e-9, wall_s() - self._began_s)
+        """Output tokens per second of this run, from when the model was loaded to the last answer."""
+        return self.num_tokens / max(1e-9, self._last_s - self._began_s)
 
 
 @contextmanager
@@ -149,10 +150,13 @@ def _tell(ended: Batch, bar: _Bar, elapsed_s: float, path: Path, *, as_json: boo
     """
     if as_json:
         counts = {"lines": ended.num_lines, "completed": ended.num_completed, "failed": ended.num_failed}
-        print_json({**counts, "output_tokens": bar.num_tokens, "elapsed_s": elapsed_s, "out": str(path)})
+        rates = {"output_tokens": bar.num_tokens, "output_tokens_per_s": bar.tokens_per_s, "elapsed_s": elapsed_s}
+        print_json({**counts, **rates, "out": str(path)})
     else:
         done = f"{ended.num_completed} of {ended.num_lines} lines answered"
-        write_error_line(f"[{done} | {bar.num_tokens} tokens | {format_seconds(elapsed_s)} | {path}]")
+        write_error_line(
+            f"[{done} | {bar.num_tokens} tokens, {bar.tokens_per_s:.0f} per second | {format_seconds(elapsed_s)} | {path}]"
+        )
     if ended.num_failed:
         problem = f"{ended.num_failed} of {ended.num_lines} lines came to an error"
         raise InputError(problem, field=str(path), remedy="Look there for a status_code other than 200")
