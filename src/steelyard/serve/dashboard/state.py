@@ -21,7 +21,7 @@ from steelyard.engine.engine import Engine
 from steelyard.engine.pricing import Pricing, StepPrice, pricing_of
 from steelyard.engine.view import LiveSequence
 from steelyard.hardware.device import machine_table
-from steelyard.hardware.this_machine import rss_bytes, total_memory_bytes
+from steelyard.hardware.this_machine import rss_bytes
 from steelyard.memory.kv_manager import BlockState
 from steelyard.serve.dashboard.hardware import KnownHardware
 from steelyard.serve.dashboard.recent import EndedRequest
@@ -282,11 +282,12 @@ class Dashboard:
         }
 
     def _process_state(self) -> ProcessState:
+        here = self._hardware.machine_here()
         return {
             "cpu_s": process_cpu_s(),
-            "num_cores": self._hardware.machine_here().num_usable_cores,
+            "num_cores": here.num_usable_cores,
             "rss_bytes": rss_bytes(),
-            "memory_bytes": total_memory_bytes(),
+            "memory_bytes": here.devices[0].memory[0].capacity_bytes,
         }
 
 

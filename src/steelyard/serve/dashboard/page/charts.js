@@ -124,6 +124,6 @@ function drawStepTimes(history) {
 }
 
 function alone({ prefill, decode }) {
-  const told = (one) => `${short(one.predicted)} tok/s (limit ${short(one.limit)})`;
-  return `One user alone: answers ${told(decode)}, prompts ${told(prefill)}.`;
+  const told = (one, unit) => `${short(one.predicted)}${unit} (limit ${short(one.limit)})`;
+  return `One user alone: answers ${told(decode, " tok/s")}, prompts ${told(prefill, "")}.`;
 }

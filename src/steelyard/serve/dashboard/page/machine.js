@@ -62,8 +62,8 @@ function arithmeticBox(history, device, dtype) {
   return box("middle", "Arithmetic", facts, share, `${rate(used, "op/s")} in ${dtype}, ${percent(share)}`);
 }
 
-function diskBox({ name, capacity_bytes: size, read_bytes_per_s: read, write_bytes_per_s: write }) {
-  return box("middle", "Disk", [name, bytes(size), read && `read ${bandwidth(read)}`, write && `write ${bandwidth(write)}`]);
+function diskBox({ capacity_bytes: size, read_bytes_per_s: read, write_bytes_per_s: write }) {
+  return box("middle", "Disk", [bytes(size), read && `read ${bandwidth(read)}`, write && `write ${bandwidth(write)}`]);
 }
 
 /** What the engine's steps used per second lately; null where steps are not priced. */
