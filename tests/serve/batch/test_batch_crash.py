@@ -20,7 +20,7 @@ from live_server import wait_until
 COMMAND = [sys.executable, "-m", "steelyard.cli.main"]
 NUM_LINES = 24
 # Seconds in which a process starts, loads the model and works: kills fall anywhere in between.
-LIFE_S = (0.5, 3.0)
+LIFE_S = (0.5, 2.5)
 
 
 def write_input(path: Path) -> None:
@@ -29,7 +29,7 @@ def write_input(path: Path) -> None:
             "custom_id": f"line-{number}",
             "method": "POST",
             "url": "/v1/completions",
-            "body": {"prompt": f"{number}, ", "max_tokens": 48, "ignore_eos": True, "temperature": 1.0},
+            "body": {"prompt": f"{number}, ", "max_tokens": 40, "ignore_eos": True, "temperature": 1.0},
         }
         for number in range(NUM_LINES)
     ]
@@ -56,7 +56,7 @@ def test_a_command_killed_again_and_again(tmp_path, undisturbed):
     write_input(tmp_path / "in")
     chance, output = random.Random(59), tmp_path / "out"
     command = [*COMMAND, "batch", str(tmp_path / "in"), str(output), "--max-num-seqs", "2", "--concurrency", "3"]
-    for _ in range(5):
+    for _ in range(4):
         child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         time.sleep(chance.uniform(*LIFE_S))
         child.kill()
