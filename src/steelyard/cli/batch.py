@@ -154,9 +154,8 @@ def _tell(ended: Batch, bar: _Bar, elapsed_s: float, path: Path, *, as_json: boo
         print_json({**counts, **rates, "out": str(path)})
     else:
         done = f"{ended.num_completed} of {ended.num_lines} lines answered"
-        write_error_line(
-            f"[{done} | {bar.num_tokens} tokens, {bar.tokens_per_s:.0f} per second | {format_seconds(elapsed_s)} | {path}]"
-        )
+        rate = f"{bar.num_tokens} tokens, {bar.tokens_per_s:.0f} per second"
+        write_error_line(f"[{done} | {rate} | {format_seconds(elapsed_s)} | {path}]")
     if ended.num_failed:
         problem = f"{ended.num_failed} of {ended.num_lines} lines came to an error"
         raise InputError(problem, field=str(path), remedy="Look there for a status_code other than 200")
