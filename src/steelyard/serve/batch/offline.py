@@ -5,7 +5,7 @@ What is done by then lies beside the output, in a store of its own; the same cal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -171,9 +171,8 @@ def _new_batch(job: FileJob, endpoint: str, identity: dict[str, str]) -> Batch:
     )
 
 
-def _check_same(job: FileJob, begun: object, identity: dict[str, str]) -> None:
+def _check_same(job: FileJob, begun: Mapping[str, str], identity: Mapping[str, str]) -> None:
     """Raise :class:`InputError` unless the job goes on with what it was begun with."""
-    assert isinstance(begun, dict)
     for name, field in (("input_sha256", str(job.input)), ("model", "--model")):
         if begun[name] != identity[name]:
             what = "the file has changed" if name == "input_sha256" else f"it was {begun[name]}"
