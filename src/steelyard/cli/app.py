@@ -31,6 +31,7 @@ COMMANDS = {
     "run": CommandEntry("steelyard.cli.run", "Answer one prompt."),
     "chat": CommandEntry("steelyard.cli.chat", "Talk with a model, turn by turn."),
     "serve": CommandEntry("steelyard.cli.serve", "Serve models over HTTP, as OpenAI's clients expect it."),
+    "batch": CommandEntry("steelyard.cli.batch", "Answer a file of requests, whatever happens in between."),
     "models": CommandEntry("steelyard.cli.models", "List the models known by name."),
     "tokenize": CommandEntry("steelyard.cli.tokenize", "Show the tokens of a text, or the text of tokens."),
     "probe": CommandEntry("steelyard.cli.probe", "Measure this machine, and keep what was found."),

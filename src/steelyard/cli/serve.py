@@ -19,7 +19,17 @@ from steelyard.serve.settings import SETTINGS, Setting, load_config, read_switch
 
 app = new_app()
 
-_NEEDED = ("fastapi", "uvicorn", "httptools", "pydantic", "prometheus_client", "yaml")
+_NEEDED = (
+    "fastapi",
+    "uvicorn",
+    "httptools",
+    "pydantic",
+    "prometheus_client",
+    "yaml",
+    "sqlalchemy",
+    "httpx",
+    "python_multipart",
+)
 _POSITIONAL = "models"
 
 

@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from steelyard import __version__
 from steelyard.serve.anthropic import AnthropicAnswers
+from steelyard.serve.batch.desk import open_batch_desk
 from steelyard.serve.config import ServeConfig
 from steelyard.serve.dashboard.assets import Page
 from steelyard.serve.dashboard.hardware import KnownHardware
@@ -40,14 +41,16 @@ def create_app(service: Service, config: ServeConfig) -> FastAPI:
     Raises:
         ResourceError: if traces are asked for and OpenTelemetry is not installed.
     """
+    desk = open_batch_desk(service, config)
     endpoint = config.observe.otlp_endpoint
     tracing = None if endpoint is None else Tracing(endpoint)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        del app
         starting = asyncio.get_running_loop().create_task(service.start())  # /health answers meanwhile
+        desk.open(app)
         yield
+        await desk.close()
         await service.close()
         await starting
         if tracing is not None:
@@ -68,6 +71,7 @@ def create_app(service: Service, config: ServeConfig) -> FastAPI:
         messages_router(service),
         responses_router(service),
         adapters_router(),
+        *desk.routers,
         dashboard_router(Dashboard(service, KnownHardware())),
         page_router(page),
     ):
@@ -81,7 +85,7 @@ def _add_layers(
     app: FastAPI, service: Service, config: ServeConfig, tracing: Tracing | None, *, open_paths: frozenset[str]
 ) -> None:
     """Put the layers around the routes; the last one added is the outermost."""
-    app.add_middleware(RequestLimits, limits=config.limits)
+    app.add_middleware(RequestLimits, limits=config.limits, max_file_bytes=config.batch.max_file_bytes)
     app.add_middleware(KeyGate, keys=service.keys, open_paths=open_paths)
     if config.listen.allowed_origins:  # outside the gate: browsers ask for leave without a key
         app.add_middleware(

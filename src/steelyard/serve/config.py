@@ -161,6 +161,25 @@ class ToolsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchConfig:
+    """Where batch jobs are kept, and how much of the machine they get.
+
+    Attributes:
+        store: path of a SQLite file, or URL of a database; ``None`` for no batch jobs.
+        files: directory of their files; ``None`` for one beside the SQLite file.
+        max_file_bytes: size of an input file.
+        concurrency: lines that are answered at once; ``None`` for half as many as there are seats.
+        order: a key of ``LINE_ORDERS``.
+    """
+
+    store: str | None = None
+    files: str | None = None
+    max_file_bytes: int = 200 << 20
+    concurrency: int | None = None
+    order: str = "as_given"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
     """Everything that the server is told.
 
@@ -180,4 +199,5 @@ class ServeConfig:
     sharing: SharingConfig = field(default_factory=SharingConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
     tools: ToolsConfig = field(default_factory=ToolsConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
     engine: LLMOptions = field(default_factory=LLMOptions)

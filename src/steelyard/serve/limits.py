@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -12,6 +13,7 @@ from steelyard.serve.errors import ApiError
 
 # What is left unread of a request that is refused must not be taken for the next one.
 _CLOSE = {"Connection": "close"}
+FILES_PATH = "/v1/files"
 
 
 class RequestLimits:
@@ -20,31 +22,35 @@ class RequestLimits:
     Args:
         app: what lies behind.
         limits: what is allowed.
+        max_file_bytes: size of a body that brings a file, in the place of ``limits.max_body_bytes``.
     """
 
-    def __init__(self, app: ASGIApp, limits: LimitsConfig) -> None:
+    def __init__(self, app: ASGIApp, limits: LimitsConfig, max_file_bytes: int) -> None:
         self._app, self._limits = app, limits
+        self._for_files = replace(limits, max_body_bytes=max_file_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, with a ``receive`` that raises :class:`ApiError` when the body is too much."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = self._head_refusal(scope)
+        limits = self._for_files if scope["path"] == FILES_PATH else self._limits
+        refusal = _head_refusal(scope, limits)
         if refusal is not None:
             await refusal.response()(scope, receive, send)
             return
-        await self._app(scope, _Body(receive, self._limits).receive, send)
+        await self._app(scope, _Body(receive, limits).receive, send)
 
-    def _head_refusal(self, scope: Scope) -> ApiError | None:
-        headers: list[tuple[bytes, bytes]] = scope["headers"]
-        size = len(scope["path"]) + len(scope["query_string"]) + sum(len(n) + len(v) + 4 for n, v in headers)
-        if size > self._limits.max_header_bytes:
-            return ApiError(431, "the headers are too long", headers=_CLOSE)
-        length = dict(headers).get(b"content-length", b"0")
-        if length.isdigit() and int(length[:20]) > self._limits.max_body_bytes:
-            return _too_long(self._limits)
-        return None
+
+def _head_refusal(scope: Scope, limits: LimitsConfig) -> ApiError | None:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    size = len(scope["path"]) + len(scope["query_string"]) + sum(len(n) + len(v) + 4 for n, v in headers)
+    if size > limits.max_header_bytes:
+        return ApiError(431, "the headers are too long", headers=_CLOSE)
+    length = dict(headers).get(b"content-length", b"0")
+    if length.isdigit() and int(length[:20]) > limits.max_body_bytes:
+        return _too_long(limits)
+    return None
 
 
 class _Body:

@@ -52,6 +52,7 @@ class Service:
         self.recent = RecentRequests()
         self.startup_error: Exception | None = None
         self.on_startup_error: Callable[[], None] = _nothing
+        self.on_drain: Callable[[], None] = _nothing
         self.admission = Admission(config, self.metrics.count_refusal)
         self._supervisor = Supervisor(self.pool, config.max_engine_restarts)
         self._active: set[Generation] = set()
@@ -78,8 +79,9 @@ class Service:
             self.on_startup_error()
 
     def drain(self) -> None:
-        """Take no new requests from now on."""
+        """Take no new requests from now on; :attr:`on_drain` is told."""
         self._closing = True
+        self.on_drain()
 
     async def close(self) -> None:
         """End every request, with an error, and every engine."""
@@ -170,7 +172,7 @@ class Service:
                 id=f"{request.id}-{next(self._ids)}",
                 prompt_token_ids=prompt,
                 params=request.params,
-                priority=self.admission.priority(principal.name, request.priority),
+                priority=self.admission.priority(principal.name, request.priority) + principal.lateness,
                 cache_salt=salt,
                 tenant=principal.name,
                 deadline_s=None if timeout_s is None else now_s() + timeout_s,

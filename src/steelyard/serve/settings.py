@@ -21,6 +21,7 @@ from steelyard.models.catalogue import default_model
 from steelyard.serve.config import (
     MAX_ENGINE_RESTARTS,
     AccessConfig,
+    BatchConfig,
     KeyLimits,
     LimitsConfig,
     ListenConfig,
@@ -282,6 +283,19 @@ SETTINGS: Mapping[str, Setting] = {
     "enable_auto_tool_choice": Setting(
         ToolsConfig, "enable_auto_tool_choice", read_switch, "Let the model decide whether it calls tools."
     ),
+    "batch_store": Setting(
+        BatchConfig, "store", read_text, "SQLite file or database URL that keeps batch jobs.", "none: no batch jobs"
+    ),
+    "batch_files": Setting(
+        BatchConfig, "files", read_text, "Directory of their files.", "beside the SQLite file"
+    ),
+    "batch_max_file_bytes": Setting(BatchConfig, "max_file_bytes", read_size, "Size of an input file.", "200MiB"),
+    "batch_concurrency": Setting(
+        BatchConfig, "concurrency", read_positive, "Lines answered at once.", "half of max-num-seqs"
+    ),
+    "batch_order": Setting(
+        BatchConfig, "order", read_word("as_given", "by_prefix"), "In which order: as_given or by_prefix."
+    ),
     "device": Setting(LLMOptions, "device", read_text, "auto, cpu, cuda or cuda:N."),
     "dtype": Setting(LLMOptions, "dtype", read_text, "auto, float32, bfloat16 or float16."),
     "quantization": Setting(
@@ -350,6 +364,7 @@ def _config(given: Mapping[str, Any]) -> ServeConfig:
         sharing=_sharing(_Sharing(**group(_Sharing)), engine),
         observe=ObserveConfig(**group(ObserveConfig)),
         tools=ToolsConfig(**group(ToolsConfig)),
+        batch=BatchConfig(**group(BatchConfig)),
         engine=engine,
     )
 
