@@ -14,7 +14,7 @@ from rich.console import Console
 
 from steelyard.core.errors import InputError, StorageError
 from steelyard.hardware.device import Device, DeviceKind, Machine, MemoryTier
-from steelyard.reproduce import REPRODUCTIONS, find_reproduction
+from steelyard.reproduce import REPRODUCTIONS, find_reproduction, s74
 from steelyard.reproduce import files as files_module
 from steelyard.reproduce.files import write_text_atomically
 from steelyard.reproduce.options import ReproduceOptions, command_line
@@ -149,9 +149,10 @@ def test_source_version_outside_of_a_checkout_is_the_package_version(tmp_path):
 
 
 def test_command_line_can_be_pasted():
-    options = ReproduceOptions(model="my model", out_dir=Path("a b"), seed=3, quick=True)
+    options = ReproduceOptions(model="my model", out_dir=Path("a b"), seed=3, quick=True, data_dir=Path("c d"))
     assert shlex.split(command_line("S74", options)) == [
-        "steelyard", "reproduce", "S74", "--model", "my model", "--seed", "3", "--out-dir", "a b", "--quick",
+        "steelyard", "reproduce", "S74", "--model", "my model", "--seed", "3", "--out-dir", "a b", "--quick", "--data",
+        "c d",
     ]  # fmt: skip
     assert "--quick" not in command_line("S74", ReproduceOptions(model="m"))
 
@@ -159,7 +160,18 @@ def test_command_line_can_be_pasted():
 def test_unknown_systems_are_refused_and_known_ones_found(monkeypatch):
     with pytest.raises(InputError, match="S99"):
         find_reproduction("S99")
-    monkeypatch.setitem(REPRODUCTIONS, "S98", lambda options: REPORT)
-    assert find_reproduction("s98") is REPRODUCTIONS["S98"]
+    monkeypatch.setitem(REPRODUCTIONS, "S98", "steelyard.reproduce.s74")
+    assert find_reproduction("s98") is s74.reproduce
     with pytest.raises(InputError, match="S98"):
         find_reproduction("S99")
+
+
+def test_a_reproduction_whose_library_is_missing_says_which(monkeypatch):
+    monkeypatch.setitem(REPRODUCTIONS, "S98", "a_library_that_nobody_has.s98")
+    with pytest.raises(InputError, match=r"S98 needs a_library_that_nobody_has.*steelyard\[plan\]"):
+        find_reproduction("S98")
+
+
+@pytest.mark.parametrize("system", REPRODUCTIONS)
+def test_every_registered_reproduction_is_there(system):
+    assert callable(find_reproduction(system))

@@ -27,6 +27,12 @@ Systems = Annotated[
 List = Annotated[bool, typer.Option("--list", help="List the state of all systems, or of those given; run nothing.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A smaller run that shows the mechanism, no number to quote.")]
 Out = Annotated[Path, typer.Option("--out", "--out-dir", help="Directory for the results; made if it is missing.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Directory of measurements and traces that are not shipped.", exists=True, file_okay=False
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of everything random in the run.")]
 
 
@@ -41,6 +47,7 @@ def reproduce(
     quick: Quick = False,
     out: Out = Path("results"),
     seed: Seed = 0,
+    data: Data = None,
     model: ModelOption = None,
     output: OutputOptions,
 ) -> None:
@@ -53,7 +60,9 @@ def reproduce(
     if list_only:
         _list(names, as_json=output.json)
     else:
-        _run(names, ReproduceOptions(model=model or default_model(), out_dir=out, seed=seed, quick=quick), output)
+        name = model or default_model()
+        options = ReproduceOptions(model=name, out_dir=out, seed=seed, quick=quick, data_dir=data)
+        _run(names, options, output)
 
 
 def _run(names: Sequence[str], options: ReproduceOptions, output: OutputOptions) -> None:
