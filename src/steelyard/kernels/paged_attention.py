@@ -102,9 +102,9 @@ class PagedLayout:
         heads = cache.view(len(cache), self.num_kv_heads, self.native.head_bytes)
         values, scales = self.native.values_bytes, self.native.scales_bytes
         k, v = (self._groups(part) for part in (heads[..., :values], heads[..., values:scales]))
-        if self.dtype is torch.bfloat16:  # pairs of elements and of tokens are interleaved
-            k = k.view(*k.shape[:3], self.head_dim // 2, KEY_GROUP, 2).transpose(-1, -2)
-            v = v.view(*v.shape[:3], KEY_GROUP // 2, self.head_dim, 2).transpose(-1, -2)
+        together = {torch.bfloat16: 2, torch.int8: 4}.get(self.dtype, 1)  # elements, and tokens, that are interleaved
+        k = k.view(*k.shape[:3], self.head_dim // together, KEY_GROUP, together).transpose(-1, -2)
+        v = v.view(*v.shape[:3], KEY_GROUP // together, self.head_dim, together).transpose(-1, -2)
         k = k.reshape(*k.shape[:3], self.head_dim, KEY_GROUP).transpose(-1, -2)
         plain = (*heads.shape[:2], self.block_size, self.head_dim)
         k, v = k.reshape(plain).float(), v.reshape(plain).float()

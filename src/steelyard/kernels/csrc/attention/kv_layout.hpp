@@ -5,8 +5,8 @@
 //   keys    in groups of 16 tokens, each [head_dim][16]: sixteen tokens' element d are neighbours
 //   values  [block_size][head_dim]
 //   key scales [block_size], value scales [block_size], float32: int8 only, one per token (and head)
-// bfloat16 is laid out for instructions that take two factors at once: keys [head_dim / 2][16][2], values
-// [block_size / 2][head_dim][2].
+// bfloat16 and int8 are laid out for instructions that take n = 2 or 4 factors at once: keys [head_dim / n][16][n], values
+// [block_size / n][head_dim][n].
 #pragma once
 
 #include <cstddef>

@@ -30,7 +30,7 @@ struct Softmax {
     float* out;      // [rows, head_dim]
 };
 
-// How a bfloat16 cache is computed with here, and whether an element type is converted before it is.
+// How a cache of bfloat16 or int8 is computed with here, and whether an element type is converted before it is.
 #if defined(__AVX512BF16__)
 using NativeBFloat16 = BFloat16Pairs;
 #else
@@ -42,10 +42,17 @@ constexpr bool converts = !std::is_same_v<Element, Float32>;
 template <>
 constexpr bool converts<BFloat16Pairs> = false;
 #endif
+#if defined(__AVX512VNNI__)
+using NativeInt8 = Int8Dots;
+template <>
+constexpr bool converts<Int8Dots> = false;
+#else
+using NativeInt8 = Int8;
+#endif
 
 // A worker's memory for one item.
 struct Scratch {
-    float* q;        // [rows, head_dim], scaled; bfloat16 in its first half where pairs are multiplied
+    float* q;        // [rows, head_dim], scaled; rounded in its place where bfloat16 or int8 are multiplied
     Softmax segment;
     Softmax whole;
     float* keys;     // an unpacked block
@@ -106,6 +113,13 @@ void load_queries(const Tile& tile) {
         float* to = tile.scratch.q + query * tile.group * tile.head_dim;
         for (std::size_t i = 0; i < tile.group * tile.head_dim; ++i) to[i] = from[i] * factor;
     }
+#if defined(__AVX512VNNI__)
+    if (args.layout.type == KVType::int8) {
+        for (std::size_t row = 0; row < tile.num_rows; ++row) {
+            quantise_query(tile.scratch.q + row * tile.head_dim, tile.head_dim);
+        }
+    }
+#endif
 #if defined(__AVX512BF16__)
     if (args.layout.type != KVType::bfloat16) return;
     auto* const pairs = reinterpret_cast<std::uint16_t*>(tile.scratch.q);  // behind what is still to be read
@@ -225,6 +239,18 @@ void attend_rows(const Tile& tile, const KeyBlock& block, std::size_t row) {
         return pair_values<ahead, rows>(pairs, block, begin, end, factors, tile.head_dim, out);
     } else
 #endif
+#if defined(__AVX512VNNI__)
+    if constexpr (std::is_same_v<Element, Int8Dots>) {
+        alignas(64) DotWeights steps[rows];
+        const auto* q = reinterpret_cast<const std::int32_t*>(tile.scratch.q) + row * tile.head_dim;
+        dot_scores<ahead, rows>(q, tile.head_dim, block, first_group, end_group, weights);
+        weigh_rows();
+        for (std::size_t r = 0; r < rows; ++r) {
+            quantise_weights(weights + r * block_keys, first_group, end_group, steps[r]);
+        }
+        return dot_values<ahead, rows>(steps, block, begin, end, factors, tile.head_dim, out);
+    } else
+#endif
     {
         const float* q = tile.scratch.q + row * tile.head_dim;
         scores<Element, ahead, rows>(q, tile.head_dim, block, first_group, end_group, weights);
@@ -297,7 +323,7 @@ void attend_position(const Tile& tile, std::int64_t position) {
         case KVType::float32: return attend_stored<Float32>(tile, block, num_groups);
         case KVType::float16: return attend_stored<Float16>(tile, block, num_groups);
         case KVType::bfloat16: return attend_stored<NativeBFloat16>(tile, block, num_groups);
-        case KVType::int8: return attend_stored<Int8>(tile, block, num_groups);
+        case KVType::int8: return attend_stored<NativeInt8>(tile, block, num_groups);
     }
 }
 

@@ -17,10 +17,12 @@
 
 #if defined(_MSC_VER)
 #define STEELYARD_INLINE __forceinline
+#define STEELYARD_INLINE_LAMBDA
 #define STEELYARD_UNROLL
 #define STEELYARD_PREFETCH(address)
 #else
 #define STEELYARD_INLINE inline __attribute__((always_inline))
+#define STEELYARD_INLINE_LAMBDA __attribute__((always_inline))
 #define STEELYARD_UNROLL _Pragma("GCC unroll 16")
 #define STEELYARD_PREFETCH(address) __builtin_prefetch(address, 0, 2)
 #endif
@@ -67,8 +69,11 @@ STEELYARD_INLINE void store_half(std::uint16_t* p, Lanes a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-STEELYARD_INLINE Lanes load_int8(const std::int8_t* p) {
-    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+// Every fourth of 64 bytes, from byte `number` on.
+template <int number>
+STEELYARD_INLINE Lanes load_int8_of_four(const std::int8_t* p) {
+    const __m512i top = _mm512_slli_epi32(_mm512_loadu_si512(p), 24 - 8 * number);
+    return {_mm512_cvtepi32_ps(_mm512_srai_epi32(top, 24))};
 }
 // The even and the odd ones of 32 bfloat16 numbers.
 STEELYARD_INLINE Lanes load_bfloat16_even(const std::uint16_t* p) {
@@ -157,10 +162,14 @@ STEELYARD_INLINE void store_half(std::uint16_t* p, Lanes a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.low, mode));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(a.high, mode));
 }
-STEELYARD_INLINE Lanes load_int8(const std::int8_t* p) {
-    const __m128i bytes = load_128(p);
-    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
-            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+template <int number>
+STEELYARD_INLINE __m256 load_int8_of_four_8(const std::int8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(load_256(p), 24 - 8 * number), 24));
+}
+// Every fourth of 64 bytes, from byte `number` on.
+template <int number>
+STEELYARD_INLINE Lanes load_int8_of_four(const std::int8_t* p) {
+    return {load_int8_of_four_8<number>(p), load_int8_of_four_8<number>(p + 32)};
 }
 // The even and the odd ones of 32 bfloat16 numbers.
 STEELYARD_INLINE Lanes load_bfloat16_even(const std::uint16_t* p) {
@@ -270,8 +279,10 @@ STEELYARD_INLINE Lanes load_half(const std::uint16_t* p) {
 STEELYARD_INLINE void store_half(std::uint16_t* p, const Lanes& a) {
     for (std::size_t i = 0; i < num_lanes; ++i) p[i] = half_of_float(a.lane[i]);
 }
-STEELYARD_INLINE Lanes load_int8(const std::int8_t* p) {
-    return each_lane([&](std::size_t i) { return static_cast<float>(p[i]); });
+// Every fourth of 64 bytes, from byte `number` on.
+template <int number>
+STEELYARD_INLINE Lanes load_int8_of_four(const std::int8_t* p) {
+    return each_lane([&](std::size_t i) { return static_cast<float>(p[4 * i + number]); });
 }
 // The even and the odd ones of 32 bfloat16 numbers.
 STEELYARD_INLINE Lanes load_bfloat16_even(const std::uint16_t* p) {
