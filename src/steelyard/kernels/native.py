@@ -295,7 +295,9 @@ class NativeKernels(Protocol):
             ValueError: if this CPU lacks the instruction set.
         """
 
-    def make_kv_layout(self, type: str, num_kv_heads: int, head_dim: int, block_size: int) -> NativeKVLayout:
+    def make_kv_layout(
+        self, type: str, num_kv_heads: int, head_dim: int, block_size: int, num_layers: int
+    ) -> NativeKVLayout:
         """Return the layout of a cache of ``type`` float32, float16, bfloat16 or int8."""
 
     def AttentionPlan(self) -> NativeAttentionPlan:  # noqa: N802

@@ -140,7 +140,7 @@ std::size_t num_groups_at(const Tile& tile, std::int64_t position) {
 const std::byte* head_of(const Tile& tile, std::size_t token) {
     const KVLayout& layout = tile.args->layout;
     const std::int32_t number = tile.plan->blocks[tile.item->table_start + token / layout.block_size];
-    return tile.head + static_cast<std::size_t>(number) * layout.block_bytes;
+    return tile.head + static_cast<std::size_t>(number) * layout.block_stride;
 }
 
 // Addresses of the groups at `position`; those past the context are the last one's, so that all may be touched.

@@ -154,7 +154,7 @@ void write_value(const KVLayout& layout, const Place& place, const float* value)
 void write_head(const RopeWriteKVArgs& args, std::size_t token, std::size_t head) {
     const KVLayout& layout = args.layout;
     const std::size_t slot = static_cast<std::size_t>(args.slots[token]);
-    std::byte* block = args.cache + slot / layout.block_size * layout.block_bytes;
+    std::byte* block = args.cache + slot / layout.block_size * layout.block_stride;
     const Place place{block + head * layout.head_bytes, slot % layout.block_size};
     float key[max_head_dim];
     prepare(args, token, args.k + token * args.k_stride + head * layout.head_dim, args.k_norm, key);
@@ -168,7 +168,7 @@ void ask_for(const RopeWriteKVArgs& args, std::size_t token) {
     const KVLayout& layout = args.layout;
     const auto slot = static_cast<std::size_t>(args.slots[token]);
     if (slot / key_group == static_cast<std::size_t>(args.slots[token - 1]) / key_group) return;
-    std::byte* block = args.cache + slot / layout.block_size * layout.block_bytes;
+    std::byte* block = args.cache + slot / layout.block_size * layout.block_stride;
     for (std::size_t head = 0; head < layout.num_kv_heads; ++head) {
         const Place place{block + head * layout.head_bytes, slot % layout.block_size};
         const std::size_t value = place.offset * (layout.group_bytes / key_group);
