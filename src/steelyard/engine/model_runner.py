@@ -138,6 +138,9 @@ class ModelRunner:
             return {}, {}
         if len(last_rows) < len(hidden):
             hidden = hidden[torch.tensor(last_rows, device=hidden.device)]
+        if isinstance(self._model, FusedDecoder) and self._model.names_likeliest:
+            if all(map(self._sampler.wants_only_likeliest, sequences)):
+                return self._take_likeliest(self._model, hidden, sequences), {}
         with Stopwatch() as head:
             logits = self._model.logits(hidden)
         with Stopwatch() as sampling:
@@ -145,6 +148,15 @@ class ModelRunner:
         self._seconds[LM_HEAD] += head.elapsed_s
         self._seconds[SAMPLING] += sampling.elapsed_s
         return {s.id: (token,) for s, token in zip(sequences, tokens, strict=True) if s.id not in failed}, failed
+
+    def _take_likeliest(
+        self, model: FusedDecoder, hidden: Tensor, sequences: Sequence[TokenSequence]
+    ) -> dict[int, tuple[SampledToken, ...]]:
+        with Stopwatch() as head:
+            peaks, best = model.likeliest(hidden)
+        self._seconds[LM_HEAD] += head.elapsed_s
+        tokens = self._sampler.take_likeliest(peaks, best, sequences)
+        return {sequence.id: (token,) for sequence, token in zip(sequences, tokens, strict=True)}
 
     def _choose(
         self, logits: Tensor, sequences: Sequence[TokenSequence]

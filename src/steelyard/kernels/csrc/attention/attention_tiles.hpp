@@ -428,14 +428,29 @@ inline void quantise_query(float* row, std::size_t head_dim) {
     memcpy(bytes + 2 * head_dim, &tail, sizeof tail);
 }
 
+// Sixteen sums. Of __m512i, which is eight longs to it, gcc 12 makes a copy before and after every product.
+using Sums = __v16si;
+
+// unsigned · signed bytes
+STEELYARD_INLINE Sums add_four(Sums sum, __m512i a, __m512i b) {
+    return reinterpret_cast<Sums>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), a, b));
+}
+
+STEELYARD_INLINE __m512 both_steps(Sums first, Sums second) {
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(reinterpret_cast<__m512i>(first), 8),
+                                               reinterpret_cast<__m512i>(second)));
+}
+
+// Both steps of `rows` rows, a step a row.
 template <int rows, int width>
-STEELYARD_INLINE void add_fours(const std::int32_t* q, std::size_t stride, const __m512i (&line)[width],
-                                __m512i (&sum)[rows][width]) {
+STEELYARD_INLINE void add_fours(const std::int32_t* q, std::size_t num_fours, const __m512i (&line)[width],
+                                Sums (&sum)[2 * rows][width]) {
     STEELYARD_UNROLL
-    for (int r = 0; r < rows; ++r) {
-        const __m512i four = _mm512_set1_epi32(q[static_cast<std::size_t>(r) * stride]);
+    for (int i = 0; i < 2 * rows; ++i) {
+        const auto row = static_cast<std::size_t>(i / 2), step = static_cast<std::size_t>(i % 2);
+        const __m512i four = _mm512_set1_epi32(q[row * 4 * num_fours + step * num_fours]);
         STEELYARD_UNROLL
-        for (int w = 0; w < width; ++w) sum[r][w] = _mm512_dpbusd_epi32(sum[r][w], line[w], four);
+        for (int w = 0; w < width; ++w) sum[i][w] = add_four(sum[i][w], line[w], four);
     }
 }
 
@@ -444,15 +459,12 @@ template <bool ahead, int rows, int width>
 void dot_scores_tile(const std::int32_t* q, std::size_t head_dim, const void* const* keys, const void* const* next,
                      float* out) {
     const std::size_t num_fours = head_dim / 4;
-    __m512i first[rows][width], second[rows][width];
+    Sums sum[2 * rows][width];
     STEELYARD_UNROLL
-    for (int r = 0; r < rows; ++r) {
-        const DotQueryTail& tail = tail_of(q + static_cast<std::size_t>(r) * head_dim, head_dim);
+    for (int i = 0; i < 2 * rows; ++i) {
+        const DotQueryTail& tail = tail_of(q + static_cast<std::size_t>(i / 2) * head_dim, head_dim);
         STEELYARD_UNROLL
-        for (int w = 0; w < width; ++w) {
-            first[r][w] = _mm512_set1_epi32(tail.negative[0]);
-            second[r][w] = _mm512_set1_epi32(tail.negative[1]);
-        }
+        for (int w = 0; w < width; ++w) sum[i][w] = reinterpret_cast<Sums>(_mm512_set1_epi32(tail.negative[i % 2]));
     }
     for (std::size_t i = 0; i < num_fours; ++i) {
         __m512i line[width];
@@ -462,8 +474,7 @@ void dot_scores_tile(const std::int32_t* q, std::size_t head_dim, const void* co
             line[w] = _mm512_xor_si512(bytes, _mm512_set1_epi8(-128));  // + 128, as the instruction's first factor is unsigned
             look_ahead<Int8Dots, ahead>(next[w], i * 4 * key_group);
         }
-        add_fours<rows, width>(q + i, head_dim, line, first);
-        add_fours<rows, width>(q + num_fours + i, head_dim, line, second);
+        add_fours<rows, width>(q + i, num_fours, line, sum);
     }
     STEELYARD_UNROLL
     for (int r = 0; r < rows; ++r) {
@@ -471,8 +482,7 @@ void dot_scores_tile(const std::int32_t* q, std::size_t head_dim, const void* co
         STEELYARD_UNROLL
         for (int w = 0; w < width; ++w) {
             const std::size_t place = static_cast<std::size_t>(r) * block_keys + static_cast<std::size_t>(w) * num_lanes;
-            const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(first[r][w], 8), second[r][w]);
-            _mm512_storeu_ps(out + place, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
+            _mm512_storeu_ps(out + place, _mm512_mul_ps(both_steps(sum[2 * r][w], sum[2 * r + 1][w]), scale));
         }
     }
 }
@@ -514,15 +524,16 @@ inline void quantise_weights(const float* weights, std::size_t begin, std::size_
 }
 
 template <int rows, int width>
-STEELYARD_INLINE void add_four_tokens(const std::uint8_t* weights, const __m512i (&line)[width],
-                                      __m512i (&sum)[rows][width]) {
+STEELYARD_INLINE void add_four_tokens(const DotWeights* weights, std::size_t key, const __m512i (&line)[width],
+                                      Sums (&sum)[2 * rows][width]) {
     STEELYARD_UNROLL
-    for (int r = 0; r < rows; ++r) {
+    for (int i = 0; i < 2 * rows; ++i) {
+        const std::uint8_t* step = i % 2 == 0 ? weights[i / 2].first : weights[i / 2].second;
         std::int32_t bytes;
-        memcpy(&bytes, weights + static_cast<std::size_t>(r) * sizeof(DotWeights), sizeof bytes);
+        memcpy(&bytes, step + key, sizeof bytes);
         const __m512i four = _mm512_set1_epi32(bytes);
         STEELYARD_UNROLL
-        for (int w = 0; w < width; ++w) sum[r][w] = _mm512_dpbusd_epi32(sum[r][w], four, line[w]);
+        for (int w = 0; w < width; ++w) sum[i][w] = add_four(sum[i][w], four, line[w]);
     }
 }
 
@@ -530,11 +541,11 @@ STEELYARD_INLINE void add_four_tokens(const std::uint8_t* weights, const __m512i
 template <bool ahead, int rows, int width>
 void dot_values_tile(const DotWeights* weights, const KeyBlock& block, std::size_t begin, std::size_t end,
                      const float* factors, std::size_t head_dim, std::size_t column, float* out) {
-    __m512i first[rows][width], second[rows][width];
+    Sums sum[2 * rows][width];
     STEELYARD_UNROLL
-    for (int r = 0; r < rows; ++r) {
+    for (int i = 0; i < 2 * rows; ++i) {
         STEELYARD_UNROLL
-        for (int w = 0; w < width; ++w) first[r][w] = second[r][w] = _mm512_setzero_si512();
+        for (int w = 0; w < width; ++w) sum[i][w] = Sums{};
     }
     for (std::size_t key = begin & ~std::size_t{3}; key < end; key += 4) {
         const std::size_t g = key / key_group, offset = key % key_group * head_dim + 4 * column;
@@ -545,8 +556,7 @@ void dot_values_tile(const DotWeights* weights, const KeyBlock& block, std::size
             line[w] = _mm512_loadu_si512(values + static_cast<std::size_t>(w) * 4 * num_lanes);
             look_ahead<Int8Dots, ahead>(block.next_values[g], offset + static_cast<std::size_t>(w) * 4 * num_lanes);
         }
-        add_four_tokens<rows, width>(weights->first + key, line, first);
-        add_four_tokens<rows, width>(weights->second + key, line, second);
+        add_four_tokens<rows, width>(weights, key, line, sum);
     }
     STEELYARD_UNROLL
     for (int r = 0; r < rows; ++r) {
@@ -555,8 +565,8 @@ void dot_values_tile(const DotWeights* weights, const KeyBlock& block, std::size
         for (int w = 0; w < width; ++w) {
             float* const place = row + static_cast<std::size_t>(w) * num_lanes;
             const __m512 before = _mm512_mul_ps(_mm512_loadu_ps(place), _mm512_set1_ps(factors[r]));
-            const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(first[r][w], 8), second[r][w]);
-            _mm512_storeu_ps(place, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(weights[r].scale), before));
+            const __m512 added = both_steps(sum[2 * r][w], sum[2 * r + 1][w]);
+            _mm512_storeu_ps(place, _mm512_fmadd_ps(added, _mm512_set1_ps(weights[r].scale), before));
         }
     }
 }

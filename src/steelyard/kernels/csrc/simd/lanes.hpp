@@ -53,7 +53,14 @@ STEELYARD_INLINE Lanes round_to_integer(Lanes a) {
 }
 // a · 2^n for integral n of any size; underflows through the subnormals to zero.
 STEELYARD_INLINE Lanes times_power_of_two(Lanes a, Lanes n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+// x − ⌊x⌋, 0 for an infinity.
+STEELYARD_INLINE Lanes fraction(Lanes x) {
+    return {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+// a · 2^⌊x⌋; 0 for x = −∞.
+STEELYARD_INLINE Lanes times_power_of_floor(Lanes a, Lanes x) { return {_mm512_scalef_ps(a.v, x.v)}; }
 STEELYARD_INLINE float largest(Lanes a) { return _mm512_reduce_max_ps(a.v); }
+STEELYARD_INLINE bool any_above(Lanes a, Lanes limit) { return _mm512_cmp_ps_mask(a.v, limit.v, _CMP_GT_OQ) != 0; }
 // `a` in the lanes from `first` to `last`, both counted in, and `other` elsewhere.
 STEELYARD_INLINE Lanes keep_between(Lanes a, int first, int last, Lanes other) {
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -134,6 +141,12 @@ STEELYARD_INLINE __m256 times_power_of_two_8(__m256 a, __m256 n) {
 // a · 2^n for integral n of any size; underflows through the subnormals to zero.
 STEELYARD_INLINE Lanes times_power_of_two(Lanes a, Lanes n) {
     return {times_power_of_two_8(a.low, n.low), times_power_of_two_8(a.high, n.high)};
+}
+STEELYARD_INLINE Lanes floor_of(Lanes x) { return {_mm256_floor_ps(x.low), _mm256_floor_ps(x.high)}; }
+STEELYARD_INLINE bool any_above(Lanes a, Lanes limit) {
+    const __m256 above = _mm256_or_ps(_mm256_cmp_ps(a.low, limit.low, _CMP_GT_OQ),
+                                      _mm256_cmp_ps(a.high, limit.high, _CMP_GT_OQ));
+    return _mm256_movemask_ps(above) != 0;
 }
 STEELYARD_INLINE float largest(Lanes a) {
     const __m256 eight = _mm256_max_ps(a.low, a.high);
@@ -261,6 +274,14 @@ STEELYARD_INLINE Lanes round_to_integer(const Lanes& a) {
 STEELYARD_INLINE Lanes times_power_of_two(const Lanes& a, const Lanes& n) {
     return each_lane([&](std::size_t i) { return ldexpf(a.lane[i], static_cast<int>(n.lane[i])); });
 }
+STEELYARD_INLINE Lanes floor_of(const Lanes& x) {
+    return each_lane([&](std::size_t i) { return floorf(x.lane[i]); });
+}
+STEELYARD_INLINE bool any_above(const Lanes& a, const Lanes& limit) {
+    bool found = false;
+    for (std::size_t i = 0; i < num_lanes; ++i) found |= a.lane[i] > limit.lane[i];
+    return found;
+}
 STEELYARD_INLINE float largest(const Lanes& a) {
     float found = a.lane[0];
     for (std::size_t i = 1; i < num_lanes; ++i) found = a.lane[i] > found ? a.lane[i] : found;
@@ -292,6 +313,18 @@ STEELYARD_INLINE Lanes load_bfloat16_odd(const std::uint16_t* p) {
     return each_lane([&](std::size_t i) { return float_of_bits(static_cast<std::uint32_t>(p[2 * i + 1]) << 16); });
 }
 
+#endif
+
+#if !defined(__AVX512F__)
+// x − ⌊x⌋, 0 for what lies far below where 2^x is 0.
+STEELYARD_INLINE Lanes fraction(Lanes x) {
+    x = larger(x, splat(-200.0f));
+    return x - floor_of(x);
+}
+// a · 2^⌊x⌋; 0 for x = −∞.
+STEELYARD_INLINE Lanes times_power_of_floor(Lanes a, Lanes x) {
+    return times_power_of_two(a, floor_of(larger(x, splat(-200.0f))));
+}
 #endif
 
 // The sum of all lanes, in an order that does not depend on the instruction set.
