@@ -21,6 +21,10 @@ SCHEDULE_POLICIES: dict[str, Callable[..., SchedulePolicy]] = {
     "vtc": make_vtc,
 }
 
+# While all that runs decodes and nobody can be admitted, these say the same in every step, and being asked less often
+# does not change what they say later. ``priority`` changes its order as sequences grow old, ``vtc`` keeps an account.
+STEADY_POLICIES = frozenset({"fcfs", "shortest_first", "static"})
+
 
 def make_schedule_policy(name: str, **options: Any) -> SchedulePolicy:
     """Return the policy registered under ``name``.
