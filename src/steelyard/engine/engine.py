@@ -280,12 +280,13 @@ class Engine:
             self._coasting = None
 
     def _num_steady_steps(self, last: Batch) -> int:
-        """Return how many steps like ``last`` the policy would ask for; 0 unless it covered whoever runs."""
+        """Return how many steps like ``last`` the policy would ask for; 0 unless that decoded whoever runs."""
         table = self._table
+        decoded = {work.sequence.id for work in last.works if work.start >= work.sequence.num_prompt_tokens}
         no_seat = len(table.running) >= self.config.max_num_seqs and len(last.works) == len(table.running)
         if self._inbox or self._closed or (table.waiting and not no_seat):
             return 0
-        if not {sequence.id for sequence in table.running} <= {work.sequence.id for work in last.works}:
+        if len(decoded) < len(last.works) or not {sequence.id for sequence in table.running} <= decoded:
             return 0
         return steady_steps(
             table.running,
