@@ -1,10 +1,10 @@
 """Decode steps that are known beforehand, taken without being asked for one by one.
 
 While every running sequence decodes and nobody can be admitted, each step repeats the one before, one token further. A
-modelled machine knows how long such steps take, so the engine may *coast*: the machine goes on by itself until the first
-moment at which a decision could differ (a sequence ends, blocks run out, something is posted to the engine), and the
-engine commits the steps that are over, each with the time it ended at. Decisions, tokens, times and the KV cache are
-those of single steps, to the bit; what is saved is the policy, the event loop and waking those who read along.
+modelled machine knows how long such steps take, so the engine may *coast*: the machine goes on by itself until a
+decision could differ (a sequence ends, blocks run out, something is posted to the engine), and the engine commits the
+steps that are over, each with the time it ended at. Decisions, tokens, times and the KV cache are those of single
+steps, to the bit; what is saved is the policy, the event loop and waking those who read along.
 
 It needs a policy that repeats itself (:data:`~steelyard.policies.schedule.STEADY_POLICIES`), and sequences that nothing
 but their length ends.

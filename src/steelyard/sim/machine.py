@@ -1,8 +1,8 @@
 """A modelled machine: steps take what a :class:`~steelyard.cost.estimate.StepModel` says, on virtual time.
 
-It computes the engine's steps one by one, or a run of decode steps at once (:class:`~steelyard.engine.coasting.Coaster`);
-its meters count what it did either way. It can be slowed down and run at less than its full clock; what is under way
-then ends as it began. The order of a step's sequences makes no difference to what it takes.
+It computes the engine's steps one by one, or as a :class:`~steelyard.engine.coasting.Coaster` a run of decode steps at
+once; its meters count what it did either way. It can be slowed down and run at less than its full clock; what is under
+way then ends as it began. The order of a step's sequences makes no difference to what it takes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from steelyard.core.batch import Batch, StepOutput
 from steelyard.cost.estimate import StepModel
 from steelyard.cost.roofline import SequenceShape, StepShape
 from steelyard.engine.executor import TokenSource
-from steelyard.sim.virtual import VirtualLoop
+from steelyard.sim.virtual import VirtualLoop, resolve, until
 
 _FIRST_CHUNK = 16
 _LONGEST_CHUNK = 256
@@ -100,9 +100,7 @@ class ModelledMachine:
         """Sleep the modelled time, then return the tokens."""
         shapes = sorted((work.num_tokens, work.end) for work in batch.works)
         step = self._foreseen(self._loop.time(), tuple(SequenceShape(*shape) for shape in shapes))
-        arrival: asyncio.Future[None] = self._loop.create_future()
-        self._loop.call_at_rank(step.end_s, self._rank, lambda: _resolve(arrival))
-        await arrival
+        await until(step.end_s, self._rank)
         num_decodes = sum(work.num_tokens == 1 for work in batch.works)
         self._count(step, num_decodes, batch.num_tokens - num_decodes)
         return self._tokens(batch)
@@ -153,7 +151,7 @@ class ModelledMachine:
         run = self._run
         if run is None or run.timer is None:
             return
-        current = bisect_left(run.steps, True, key=lambda step: not self._loop.is_past(step.end_s, self._rank))
+        current = bisect_left(run.steps, True, key=self._is_ahead)
         del run.steps[current + 1 :]
         run.num_steps = len(run.steps)
         run.timer.cancel()
@@ -175,6 +173,18 @@ class ModelledMachine:
             self._run = None
         return found
 
+    @property
+    def num_unseen_tokens(self) -> int:
+        """Decode tokens of steps that are over and that :meth:`passed` has not told yet."""
+        run = self._run
+        if run is None:
+            return 0
+        ended = bisect_left(run.steps, True, run.num_taken, key=self._is_ahead)
+        return (ended - run.num_taken) * len(run.contexts)
+
+    def _is_ahead(self, step: _Step) -> bool:
+        return not self._loop.is_past(step.end_s, self._rank)
+
     def tokens(self, batch: Batch) -> StepOutput:
         """See :class:`~steelyard.engine.coasting.Coaster`."""
         return self._tokens(batch)
@@ -189,7 +199,7 @@ class ModelledMachine:
     def _aim(self, run: _Run) -> None:
         arrival = run.arrival
         assert arrival is not None
-        run.timer = self._loop.call_at_rank(run.steps[-1].end_s, self._rank, lambda: _resolve(arrival))
+        run.timer = self._loop.call_at_rank(run.steps[-1].end_s, self._rank, lambda: resolve(arrival))
 
     def _foreseen(self, start_s: float, sequences: tuple[SequenceShape, ...]) -> _Step:
         estimate = self._model.estimate(StepShape(sequences), clock_share=self._clock_share)
@@ -203,8 +213,3 @@ class ModelledMachine:
         meter.joules += step.watts * step.seconds
         meter.num_decode_tokens += num_decode_tokens
         meter.num_prefill_tokens += num_prefill_tokens
-
-
-def _resolve(arrival: asyncio.Future[None]) -> None:
-    if not arrival.done():
-        arrival.set_result(None)

@@ -6,9 +6,9 @@ the order in which they became ready, timers in the order of (time, rank, insert
 ``asyncio.all_tasks``) iterate in an order that does not depend on memory addresses. Sets of bare futures do.
 
 Asyncio's timers have rank 0. One of a higher rank (:meth:`VirtualLoop.call_at_rank`) runs when everything of its time
-and of lower ranks, with all that came of it, is over. So what happens at one moment has an order that does not depend on
-who began to wait first: a machine that foresees a hundred steps ends the last of them exactly when one does that takes
-them one by one.
+and of lower ranks, with all that came of it, is over. So what happens at one moment has an order that does not depend
+on who began to wait first: a machine that foresees a hundred steps ends the last of them exactly when one does that
+takes them one by one.
 
 Virtual time is a float of seconds from 0. The clock is set to exactly the time that a timer names, never advanced by a
 difference, so nothing drifts; but ``sleep(0.1)`` ten times ends at 0.1 added up ten times, 0.9999999999999999. Times
@@ -33,6 +33,9 @@ from steelyard.core.errors import ParamsError, SteelyardError
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
+
+LAST_RANK = 1 << 30
+"""Of what looks on: it sees a moment when all else is over."""
 
 _MIN_CANCELLED = 64
 _NUM_NAMED_TASKS = 5
@@ -83,7 +86,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._add_timer(when, 0, callback, args, context)
 
     def call_at_rank(self, when: float, rank: int, callback: Callable[[], object]) -> asyncio.TimerHandle:
-        """Run ``callback()`` at virtual time ``when``, after all that happens then at lower ranks; see :meth:`call_at`."""
+        """Run ``callback()`` at time ``when``, after all that happens then at lower ranks; see :meth:`call_at`."""
         return self._add_timer(when, rank, callback, (), None)
 
     def is_past(self, when: float, rank: int) -> bool:
@@ -193,6 +196,21 @@ class _OrderedTask(asyncio.Task[_T]):
 
     def __hash__(self) -> int:
         return self._ordinal
+
+
+async def until(when: float, rank: int = 0) -> None:
+    """Suspend the calling task to virtual time ``when``, exactly; see :meth:`VirtualLoop.call_at_rank`."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop), "this needs virtual time"
+    arrival: asyncio.Future[None] = loop.create_future()
+    loop.call_at_rank(when, rank, lambda: resolve(arrival))
+    await arrival
+
+
+def resolve(future: asyncio.Future[None]) -> None:
+    """Let go on whoever waits for ``future``, unless it was cancelled."""
+    if not future.done():
+        future.set_result(None)
 
 
 def run_virtual(main: Coroutine[Any, Any, _T]) -> _T:
