@@ -194,6 +194,7 @@ async def live(world: World, make_policy: Callable[[], SchedulePolicy]) -> list[
     stories = await crowd(dispatcher, world, Random(world.seed + 2))
     await fate
     await sleep_s(100.0)  # what was cancelled leaves at the next step boundary
+    fleet.check_invariants()
     fleet.check_idle()
     await fleet.close()
     return stories

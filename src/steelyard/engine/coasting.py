@@ -42,6 +42,11 @@ class Coaster(Protocol):
         """Let the step under way be the last; without a run, do nothing."""
         ...
 
+    @property
+    def is_going(self) -> bool:
+        """Whether a step of the run is under way, after :meth:`passed` has told of those before."""
+        ...
+
     def passed(self) -> Iterable[tuple[float, float]]:
         """Return start and end, event-loop seconds, of the steps that are over and were not returned before."""
         ...

@@ -113,6 +113,7 @@ class Engine:
         self._num_steps, self._num_in_inbox, self._num_failed_in_a_row = 0, 0, 0
         self._flight: _Flight | None = None
         self._coasting: Schedule | None = None
+        self._under_way: Batch | None = None  # of a coast that somebody looked at
         self._closed = self._released = False
 
     # -- the front door -------------------------------------------------------------------------------------------
@@ -277,7 +278,7 @@ class Engine:
             await coaster.arrive()
         finally:
             self.settle()
-            self._coasting = None
+            self._coasting = self._under_way = None
 
     def _num_steady_steps(self, last: Batch) -> int:
         """Return how many steps like ``last`` the policy would ask for; 0 unless that decoded whoever runs."""
@@ -301,11 +302,14 @@ class Engine:
         if self._coaster is None or self._coasting is None:
             return
         for start_s, end_s in self._coaster.passed():
-            batch = self._plan(self._coasting)
+            batch = self._under_way or self._plan(self._coasting)
             output = self._coaster.tokens(batch)
             self._advance(batch)
             self._commit(batch, output, end_s)
             self._observe(start_s, end_s, self._coasting, batch, output)
+            self._under_way = None
+        if self._coaster.is_going and self._under_way is None:
+            self._under_way = self._plan(self._coasting)
 
     async def overlapped_step(self) -> None:
         """Receive and schedule one step while the one before executes; commit that one; let the new one execute.

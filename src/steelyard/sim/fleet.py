@@ -133,12 +133,16 @@ class ModelledFleet(Generic[MachineT]):
         for standing in self._standing.values():
             await _close(standing)
 
+    def check_invariants(self) -> None:
+        """Raise ``AssertionError`` if an engine's books contradict each other; slow."""
+        for standing in self._standing.values():
+            standing.built.engine.settle()
+            standing.built.engine.check_invariants()
+
     def check_idle(self) -> None:
         """Raise ``AssertionError`` unless nothing runs, nothing waits, and every KV block is free."""
         for standing in self._standing.values():
             engine = standing.built.engine
-            engine.settle()
-            engine.check_invariants()
             load = engine.load()
             assert (load.num_running, load.num_waiting, load.num_promised_blocks) == (0, 0, 0), "a sequence is left"
             assert load.num_free_blocks == engine.config.num_kv_blocks, "a block leaked"

@@ -157,6 +157,11 @@ class ModelledMachine:
         run.timer.cancel()
         self._aim(run)
 
+    @property
+    def is_going(self) -> bool:
+        """See :class:`~steelyard.engine.coasting.Coaster`."""
+        return self._run is not None
+
     def passed(self) -> Iterable[tuple[float, float]]:
         """See :class:`~steelyard.engine.coasting.Coaster`."""
         run, found = self._run, []
