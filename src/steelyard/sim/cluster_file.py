@@ -13,9 +13,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from steelyard.core.errors import InputError, StorageError, SteelyardError
+from steelyard.core.errors import InputError, SteelyardError, StorageError
 from steelyard.cost.estimate import StepEstimate, StepModel
-from steelyard.cost.linear import LinearSteps
+from steelyard.cost.fitted import FittedSteps, Polynomial, distserve_steps
 from steelyard.cost.roofline import ModelShape, StepShape, step_cost
 from steelyard.engine.config import EngineConfig
 from steelyard.hardware.device import Device, machine_from_table
@@ -114,8 +114,18 @@ class RooflineSteps:
         return StepEstimate(seconds / clock_share, watts)
 
 
-def _linear(table: _Table, where: str) -> StepModel:
-    return made(LinearSteps, table, where)
+def _fitted(table: _Table, where: str) -> StepModel:
+    """Return polynomials, given as three numbers each in milliseconds (:mod:`steelyard.cost.fitted`)."""
+    polynomials = {key: value for key, value in table.items() if key in ("prefill", "decode_small", "decode_large")}
+    for key, value in polynomials.items():
+        if not isinstance(value, list) or len(value) != 3 or not all(isinstance(one, (int, float)) for one in value):
+            raise InputError(f"{value!r} is no polynomial", field=_path(where, key), remedy="Give three numbers")
+    return made(FittedSteps, {**table, **{key: Polynomial(*value) for key, value in polynomials.items()}}, where)
+
+
+def _distserve(table: _Table, where: str) -> StepModel:
+    check_keys(table, ("model", "engine", "tp"), where)
+    return distserve_steps(table.get("model", "opt-13b"), table.get("engine", "distserve"), table.get("tp", 1))
 
 
 def _roofline(table: _Table, where: str) -> StepModel:
@@ -130,7 +140,8 @@ def _roofline(table: _Table, where: str) -> StepModel:
 
 
 STEP_SOURCES: dict[str, Callable[[_Table, str], StepModel]] = {
-    "linear": _linear,
+    "distserve": _distserve,
+    "fitted": _fitted,
     "roofline": _roofline,
 }
 

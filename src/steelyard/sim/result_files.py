@@ -1,6 +1,7 @@
 """A result as files: all of them come into being together, or none does.
 
-A directory is written beside its place and renamed at the end, so a run that is killed leaves what was there before.
+A directory is written beside its place (``.NAME.new``) and renamed at the end, so a run that is killed leaves what was
+there before, at worst under the name ``.NAME.old``; the next run clears both away.
 ``summary.json`` and the tables depend on the inputs alone, to the byte.
 """
 
@@ -10,10 +11,10 @@ import csv
 import io
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def write_result(directory: Path, results: Mapping[str, SimulationResult], setup
     Raises:
         StorageError: if it cannot be written, or holds anything but an earlier result.
     """
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    temporary = directory.with_name(f".{directory.name}.new")
+    replaced = directory.with_name(f".{directory.name}.old")
     try:
         _check_replaceable(directory)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -42,13 +44,16 @@ def write_result(directory: Path, results: Mapping[str, SimulationResult], setup
         for name, result in results.items():
             for table in _TABLES:
                 _write_table(temporary / f"{name}.{table}", _columns(table, getattr(result, table)))
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+        if directory.exists():
+            directory.rename(replaced)
         temporary.rename(directory)
     except OSError as error:
         problem = f"it cannot be written: {error.strerror or error}"
         raise StorageError(problem, field=str(directory), remedy="Give a directory that you may write to") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def json_text(value: Any) -> str:
@@ -93,4 +98,7 @@ def _write_table(path: Path, columns: Mapping[str, list[Any]]) -> None:
 
 
 def _parquet_writer() -> Callable[[Mapping[str, list[Any]], Path], None] | None:
-    return None if find_spec("pyarrow") is None else parquet_writer()
+    if find_spec("pyarrow") is None:
+        return None
+    arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    return lambda columns, path: parquet.write_table(arrow.table(columns), path)
