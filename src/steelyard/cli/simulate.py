@@ -91,12 +91,8 @@ def simulate_command(
         with Stopwatch() as watch, _progress(name, loaded, options) as shown:
             results[name] = simulate(arm, loaded, shown)
         wall_s[name] = watch.elapsed_s
-    setup = {
-        "cluster": read.name,
-        "trace": loaded.name,
-        "seed": seed,
-        "slo": None if bounds is None else asdict(bounds),
-    }
+    objective = None if bounds is None else asdict(bounds)
+    setup = {"cluster": read.name, "trace": loaded.name, "seed": seed, "slo": objective}
     if out is not None:
         write_result(out, results, setup, html_report(f"{read.name}: {loaded.name}", results))
     _show(results, wall_s, setup, as_json=output.json)

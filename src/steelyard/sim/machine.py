@@ -164,7 +164,7 @@ class ModelledMachine:
 
     def passed(self) -> Iterable[tuple[float, float]]:
         """See :class:`~steelyard.engine.coasting.Coaster`."""
-        run, found = self._run, []
+        run, found = self._run, list[tuple[float, float]]()
         if run is None:
             return found
         while run.num_taken < len(run.steps):
