@@ -123,12 +123,18 @@ class _Simulation:
         return Request(id=str(number), prompt_token_ids=prompt_tokens(number, one), params=params)
 
     async def _sample(self, replicas: ModelledReplicas) -> None:
-        """Look at every machine at even moments, each time after all else that happens then."""
+        """Look at every machine at even moments, each time after all else that happens then.
+
+        What goes on long after the trace's end is looked at ever more seldom.
+        """
         step_s = max(self._trace.span_s, 1e-3) / self._options.num_samples
-        count = 0
+        at_s, count = 0.0, 0
         while True:
             count += 1
-            await until(count * step_s, rank=LAST_RANK)
+            at_s += step_s
+            if count % (2 * self._options.num_samples) == 0:
+                step_s *= 2.0
+            await until(at_s, rank=LAST_RANK)
             replicas.sample()
             if self._options.progress is not None:
                 self._options.progress(now_s(), self._num_ended)
