@@ -91,9 +91,7 @@ class Question:
         )
 
     def _highest(self, is_met: Callable[[Trace], bool], start_per_s: float = 1.0) -> float:
-        return goodput(
-            lambda rate: is_met(self.workload.trace(rate)), start_per_s=start_per_s, tolerance=_TOLERANCE
-        )
+        return goodput(lambda rate: is_met(self.workload.trace(rate)), start_per_s=start_per_s, tolerance=_TOLERANCE)
 
     def _is_decode_met(self, pool: Pool, trace: Trace) -> bool:
         bound = self.workload.slo.tpot_s

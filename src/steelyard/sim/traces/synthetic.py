@@ -9,8 +9,8 @@
 - ``bursts``: Poisson whose rate jumps (a Markov-modulated process of two states): in bursts of ``burst`` seconds on
   average, once in ``every`` seconds on average, it is ``factor`` times that of the quiet between; ``rate`` is the mean.
 
-Lengths: ``fixed:N``, ``uniform:LOW:HIGH`` or ``lognormal:MEAN:SIGMA`` for each of ``prompt`` and ``output``, or for both
-``lengths=trace:FILE`` (pairs drawn from a file) or ``lengths=NAME``, of :data:`PUBLISHED`.
+Lengths: ``fixed:N``, ``uniform:LOW:HIGH`` or ``lognormal:MEAN:SIGMA`` for each of ``prompt`` and ``output``;
+or for both ``lengths=trace:FILE`` (pairs drawn from a file) or ``lengths=NAME``, of :data:`PUBLISHED`.
 """
 
 from __future__ import annotations
