@@ -17,8 +17,8 @@ _MAX_HALVINGS = 10
 def goodput(is_met: Callable[[float], bool], *, start_per_s: float = 1.0, tolerance: float = 0.02) -> float:
     """Return the highest rate that ``is_met``, within ``tolerance`` of it from below; 0 if none is.
 
-    Rates double from ``start_per_s`` until one is not met, or are halved until one is, but not below a thousandth of it;
-    then the interval is bisected. With noisy answers the boundary found is one of several.
+    Rates double from ``start_per_s`` until one is not met, or are halved until one is, but not below a thousandth
+    of it; then the interval is bisected. With noisy answers the boundary found is one of several.
 
     Args:
         is_met: asked about requests per second.
