@@ -33,8 +33,9 @@ def check_keys(given: Mapping[str, Any], known: Iterable[str], *, field: str) ->
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return what to advise someone who gave ``name``: the nearest of ``known``, or all of them."""
+    """Return what to advise someone who gave ``name``: those it begins, those nearest to it, or all of ``known``."""
     names = list(known)
     folded = {one.casefold(): one for one in names}
-    near = [folded[one] for one in get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
+    begun = [one for one in folded if name and one.startswith(name.casefold())]
+    near = [folded[one] for one in begun or get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
     return f"Did you mean {' or '.join(near)}" if near else f"There are: {', '.join(names)}"
