@@ -29,7 +29,7 @@ app.callback()(lambda: None)
 @takes_groups
 def list_all(*, output: OutputOptions) -> None:
     """List all devices, links and machines. Rates are dense peaks of data sheets, one way."""
-    devices, links, machines = (list(found().values()) for found in (all_devices, all_links, all_machines))
+    devices, links, machines = list(all_devices().values()), list(all_links().values()), list(all_machines().values())
     if output.json:
         print_json(_tables(devices, links, machines))
         return

@@ -96,7 +96,7 @@ def _plain_entry(kind: type[_T], name: str, table: _Table) -> _T:
     return _made(kind, name, table, {**kept, "name": name})
 
 
-def _made(kind: type[_T], name: str, table: _Table, values: Mapping[str, Any]) -> _T:
+def _made(kind: Callable[..., _T], name: str, table: _Table, values: Mapping[str, Any]) -> _T:
     try:
         return kind(**values, provenance=_provenance(name, table))
     except TypeError as error:
