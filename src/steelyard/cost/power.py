@@ -1,10 +1,10 @@
 """Power of a device in a step: by what of its memory and arithmetic is in use, and at which clock.
 
 ``peak · min(1, active + memory · m + compute · c)``, where m and c are the shares of the peak bandwidth and rate that
-the step uses. The three shares are least squares over what Splitwise's authors measured on A100s (S19; 44 prompts and 28
-decodes of two models on 2, 4 and 8 devices): 5 % median error, at most 21 % for nine of ten. They are taken to hold for
-other devices, too. Below the full clock, what is above idling falls as the clock to a power: between 1 (voltage stays)
-and 3 (voltage falls as the clock does, P ~ V² f).
+the step uses. The three shares are least squares over what Splitwise's authors measured on A100s (S19; 44 prompts and
+28 decodes of two models on 2, 4 and 8 devices): 5 % median error, at most 21 % for nine of ten. They are taken to hold
+for other devices, too. Below the full clock, what is above idling falls as the clock to a power: between 1 (voltage
+stays) and 3 (voltage falls as the clock does, P ~ V² f).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class PowerModel:
         """
         share = min(1.0, ACTIVE_SHARE + MEMORY_SHARE * memory_use + COMPUTE_SHARE * compute_use)
         above = max(0.0, self.peak_watts * share - self.idle_watts)
-        return self.idle_watts + above * clock_share**self.clock_exponent
+        return self.idle_watts + above * math.pow(clock_share, self.clock_exponent)
 
 
 def power_model(device: CatalogueDevice) -> PowerModel | None:
