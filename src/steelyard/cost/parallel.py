@@ -49,7 +49,8 @@ class Efficiency:
 
 # Medians over the bfloat16 products that NVIDIA's aiconfigurator 0.12 measured under vLLM: compute over those with
 # m >= 2048 and n, k >= 4096, memory over those with m <= 8 and n k >= 2^24. The last two are fitted to a prompt of 2048
-# tokens and a step of 16 decodes of Llama-3.1-8B as LLMServingSim measured them. Other devices get the middle of the first four.
+# tokens and a step of 16 decodes of Llama-3.1-8B as LLMServingSim measured them. Other devices get the middle of the
+# first four.
 EFFICIENCIES = {
     "a100-80gb": Efficiency(compute=0.90, memory=0.68),
     "h100": Efficiency(compute=0.81, memory=0.80),
