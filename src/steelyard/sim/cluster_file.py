@@ -16,8 +16,12 @@ from typing import Any, TypeVar
 from steelyard.core.errors import InputError, SteelyardError, StorageError
 from steelyard.cost.estimate import StepEstimate, StepModel
 from steelyard.cost.fitted import FittedSteps, Polynomial, distserve_steps
+from steelyard.cost.llmservingsim import shipped_steps
+from steelyard.cost.parallel import ParallelSteps
 from steelyard.cost.roofline import ModelShape, StepShape, step_cost
+from steelyard.cost.splitwise import splitwise_steps
 from steelyard.engine.config import EngineConfig
+from steelyard.hardware.catalogue.read import find_device
 from steelyard.hardware.device import Device, machine_from_table
 from steelyard.sim.cluster import Cluster, ReplicaGroup
 
@@ -128,21 +132,43 @@ def _distserve(table: _Table, where: str) -> StepModel:
     return distserve_steps(table.get("model", "opt-13b"), table.get("engine", "distserve"), table.get("tp", 1))
 
 
+def _splitwise(table: _Table, where: str) -> StepModel:
+    check_keys(table, ("model", "device", "tp"), where)
+    return splitwise_steps(table.get("model", "llama2-70b"), table.get("device", "a100-80gb"), table.get("tp", 8))
+
+
+def _llmservingsim(table: _Table, where: str) -> StepModel:
+    check_keys(table, ("device",), where)
+    return shipped_steps(table.get("device", "rtx-4090"))
+
+
+def _parallel(table: _Table, where: str) -> StepModel:
+    """Return a decoder on a device of the catalogue, which is given by its name."""
+    model = _model(table, where)
+    return made(ParallelSteps, {**table, "model": model, "device": find_device(str(table.get("device", "")))}, where)
+
+
 def _roofline(table: _Table, where: str) -> StepModel:
+    machine = {"name": "inline", "cpu_model": "any", "num_logical_cores": 1, "num_usable_cores": 1}
+    device = machine_from_table({**machine, "devices": [_subtable(table, "device", where)]}).devices[0]
+    return made(RooflineSteps, {**table, "model": _model(table, where), "device": device}, where)
+
+
+def _model(table: _Table, where: str) -> ModelShape:
     shape = dict(_subtable(table, "model", where))
     num_layers = shape.pop("num_layers", None)
     if num_layers is not None:
         shape["windows"] = (None,) * int(num_layers)
-    machine = {"name": "inline", "cpu_model": "any", "num_logical_cores": 1, "num_usable_cores": 1}
-    device = machine_from_table({**machine, "devices": [_subtable(table, "device", where)]}).devices[0]
-    model = made(ModelShape, shape, f"{where}.model")
-    return made(RooflineSteps, {**table, "model": model, "device": device}, where)
+    return made(ModelShape, shape, f"{where}.model")
 
 
 STEP_SOURCES: dict[str, Callable[[_Table, str], StepModel]] = {
     "distserve": _distserve,
     "fitted": _fitted,
+    "llmservingsim": _llmservingsim,
+    "parallel": _parallel,
     "roofline": _roofline,
+    "splitwise": _splitwise,
 }
 
 # -- tables -----------------------------------------------------------------------------------------------------------
