@@ -120,32 +120,54 @@ class TrainingLayout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkTier:
+    """What joins neighbouring devices of a node: each sends at this rate while up to ``max_ranks`` form a ring."""
+
+    max_ranks: int
+    bytes_per_s: float
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingCluster:
     """Equal nodes of equal devices.
 
     Attributes:
         flop_per_s: of one device's matrix units in the training format, as its data sheet says.
         memory_bytes: of one device, ``memory_bytes_per_s`` its reading rate.
-        gpus_per_node: devices that the fast links join.
-        link_bytes_per_s: of one device to its node, one way; ``network_bytes_per_s`` to other nodes.
+        links: inside a node, the smallest group first; the last one joins the whole node.
+        network_bytes_per_s: of one device to other nodes, one way.
         link_latency_s: of one collective inside a node; ``network_latency_s`` of a message to another node.
 
     Raises:
-        ParamsError: if a number is not positive.
+        ParamsError: if a number is not positive, or the links do not grow.
     """
 
     name: str
     flop_per_s: float
     memory_bytes: float
     memory_bytes_per_s: float
-    gpus_per_node: int
-    link_bytes_per_s: float
+    links: tuple[LinkTier, ...]
     network_bytes_per_s: float
     link_latency_s: float = 20e-6
     network_latency_s: float = 10e-6
 
     def __post_init__(self) -> None:
         _check_positive(self)
+        sizes = [link.max_ranks for link in self.links]
+        if not sizes or sizes != sorted(set(sizes)):
+            raise ParamsError(f"groups of {sizes} do not grow", field="links", remedy="Give the smallest group first")
+
+    @property
+    def gpus_per_node(self) -> int:
+        """Devices of one node."""
+        return self.links[-1].max_ranks
+
+    def link_bytes_per_s(self, ranks: int) -> float:
+        """Return the rate of each device in a ring of ``ranks`` neighbours inside a node."""
+        return next(link.bytes_per_s for link in self.links if ranks <= link.max_ranks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -164,7 +164,8 @@ class _Rates:
     def _reduction_rate(self) -> float:
         """Bytes per second and rank of a ring over the data-parallel ranks."""
         ranks_in_node = min(self.layout.dp, max(1, self.cluster.gpus_per_node // self.layout.tp))
-        inside = self.cluster.link_bytes_per_s * self.efficiency.link
+        joined = ranks_in_node * self.layout.tp  # every tensor-parallel rank has a ring of its own over the same links
+        inside = self.cluster.link_bytes_per_s(joined) * self.efficiency.link
         if ranks_in_node == self.layout.dp:
             return inside
         return min(inside, ranks_in_node * self.cluster.network_bytes_per_s * self.efficiency.network)
@@ -227,11 +228,8 @@ class _Rates:
         tp, cluster = self.layout.tp, self.cluster
         if tp == 1:
             return 0.0
-        inside = tp <= cluster.gpus_per_node
-        rate = (
-            cluster.link_bytes_per_s * self.efficiency.link
-            if inside
-            else cluster.network_bytes_per_s * self.efficiency.network
-        )
-        latency_s = cluster.link_latency_s if inside else cluster.network_latency_s * tp
+        if tp <= cluster.gpus_per_node:
+            rate, latency_s = cluster.link_bytes_per_s(tp) * self.efficiency.link, cluster.link_latency_s
+        else:
+            rate, latency_s = cluster.network_bytes_per_s * self.efficiency.network, cluster.network_latency_s * tp
         return passes * ((tp - 1) / tp * volume / rate + latency_s)
