@@ -1,17 +1,17 @@
 """How to cut up a training run: :func:`plan_parallel` tries every layout that divides evenly and keeps the fastest.
 
-Tensor, pipeline and data degree, microbatch, interleaving, ZeRO stage, recomputation and sequence parallelism, under the
-memory of one device (Megatron-LM S43, arXiv:2104.04473; the Frontier study S64, arXiv:2312.12705). The space is small
-enough to be searched whole, so the answer is the best of the model that it is judged by.
+Tensor, pipeline and data degree, microbatch, interleaving, ZeRO stage, recomputation and sequence parallelism, under
+the memory of one device (Megatron-LM S43, arXiv:2104.04473; the Frontier study S64, arXiv:2312.12705). The space is
+small enough to be searched whole, so the answer is the best of the model that it is judged by.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from steelyard.core.errors import ParamsError
+from steelyard.core.errors import MemoryBudgetError, ParamsError
+from steelyard.core.units import format_bytes
 from steelyard.plan.training import (
     Recompute,
     TrainingCluster,
@@ -105,21 +105,21 @@ class ParallelPlan:
     """What was found.
 
     Attributes:
-        ranked: those that fit, the fastest of each (tp, pp, dp) first; empty if none fits.
-        nearest: the layout that misses the memory by least, if none fits.
+        ranked: those that fit, the fastest of each (tp, pp, dp), the fastest first.
+        too_large: the fastest of those that do not fit but would be faster; ``None`` if memory costs nothing.
         num_tried: layouts judged; ``num_too_large`` of them do not fit.
     """
 
     job: ParallelJob
     ranked: tuple[LayoutForecast, ...]
-    nearest: LayoutForecast | None
+    too_large: LayoutForecast | None
     num_tried: int
     num_too_large: int
 
     @property
-    def best(self) -> LayoutForecast | None:
+    def best(self) -> LayoutForecast:
         """The fastest that fits."""
-        return self.ranked[0] if self.ranked else None
+        return self.ranked[0]
 
 
 def plan_parallel(job: ParallelJob, space: LayoutSpace) -> ParallelPlan:
@@ -127,55 +127,92 @@ def plan_parallel(job: ParallelJob, space: LayoutSpace) -> ParallelPlan:
 
     Raises:
         ParamsError: if no layout divides the devices, layers, heads and batch evenly.
+        MemoryBudgetError: if none fits; it says which misses by least, and on how many devices one would fit.
     """
-    fitting: dict[tuple[int, int, int], LayoutForecast] = {}
-    nearest: tuple[TrainingMemory, TrainingLayout] | None = None
-    counts: Counter[str] = Counter()
-    for layout in layouts(job, space):
-        memory = training_memory(job.model, layout, num_microbatches=layout.num_microbatches(job.global_batch))
-        counts["tried"] += 1
-        if memory.total > job.budget_bytes:
-            counts["too large"] += 1
-            if nearest is None or memory.total < nearest[0].total:
-                nearest = memory, layout
-            continue
-        found = _forecast(job, layout, memory)
-        key = (layout.tp, layout.pp, layout.dp)
-        if key not in fitting or found.step.seconds < fitting[key].step.seconds:
-            fitting[key] = found
-    if not counts["tried"]:
+    forecasts = [forecast_layout(job, layout) for layout in layouts(job, space)]
+    if not forecasts:
         raise _nothing_divides(job, space)
-    missed = None if fitting or nearest is None else _forecast(job, nearest[1], nearest[0])
+    forecasts.sort(key=lambda one: one.step.seconds)
+    fitting = [one for one in forecasts if one.memory.total <= job.budget_bytes]
+    if not fitting:
+        raise _nothing_fits(job, space, min(forecasts, key=lambda one: one.memory.total))
+    first_of: dict[tuple[int, int, int], LayoutForecast] = {}
+    for one in fitting:
+        first_of.setdefault((one.layout.tp, one.layout.pp, one.layout.dp), one)
     return ParallelPlan(
         job=job,
-        ranked=tuple(sorted(fitting.values(), key=lambda one: one.step.seconds)),
-        nearest=missed,
-        num_tried=counts["tried"],
-        num_too_large=counts["too large"],
+        ranked=tuple(first_of.values()),
+        too_large=None if forecasts[0] is fitting[0] else forecasts[0],
+        num_tried=len(forecasts),
+        num_too_large=len(forecasts) - len(fitting),
     )
+
+
+def reasons(plan: ParallelPlan) -> tuple[str, ...]:
+    """Return why the best plan is the best, in sentences: what binds, where time goes, what came next."""
+    best, budget = plan.best, plan.job.budget_bytes
+    tried, too_large = plan.num_tried, plan.num_too_large
+    told = [f"{tried} layouts divide evenly; {too_large} of them need more than {format_bytes(budget)}."]
+    if plan.too_large is not None:
+        gain, need = best.step.seconds / plan.too_large.step.seconds - 1, plan.too_large.memory.total
+        told.append(
+            f"Memory binds: {describe(plan.too_large.layout)} would be {100 * gain:.1f} % faster but needs "
+            f"{format_bytes(need)} per device."
+        )
+    else:
+        told.append("Memory does not bind: no layout that is too large would be faster.")
+    name, seconds = max(losses(best.step).items(), key=lambda loss: loss[1])
+    told.append(f"Most of what is not matrix products goes into {name}: {100 * seconds / best.step.seconds:.1f} %.")
+    if len(plan.ranked) > 1:
+        second = plan.ranked[1]
+        slower = second.step.seconds / best.step.seconds - 1
+        told.append(f"Next best: {describe(second.layout)}, {100 * slower:.1f} % slower.")
+    return tuple(told)
+
+
+def losses(step: TrainingStep) -> dict[str, float]:
+    """Return the seconds that are not matrix products, by what they go into."""
+    return {
+        "element-wise kernels": step.elementwise_s,
+        "tensor-parallel collectives": step.tp_s,
+        "sending between stages": step.pp_s,
+        "the pipeline's bubble": step.bubble_s,
+        "data-parallel reduction": step.dp_s,
+        "the optimiser": step.optimiser_s,
+    }
+
+
+def describe(layout: TrainingLayout) -> str:
+    """Return a layout in a few words, e.g. ``TP 8, PP 16, DP 15, microbatch 1, 2 chunks, full recomputation``."""
+    words = [f"TP {layout.tp}, PP {layout.pp}, DP {layout.dp}, microbatch {layout.microbatch}"]
+    words += [f"{layout.interleave} chunks"] if layout.interleave > 1 else []
+    words += [f"{layout.recompute.value} recomputation"] if layout.recompute is not Recompute.NONE else []
+    words += ["sequence parallel"] if layout.sequence_parallel else []
+    words += [f"ZeRO-{layout.zero_stage}"] if layout.zero_stage else []
+    return ", ".join(words)
 
 
 def forecast_layout(job: ParallelJob, layout: TrainingLayout) -> LayoutForecast:
     """Return what one layout takes and holds, whether it fits or not."""
-    memory = training_memory(job.model, layout, num_microbatches=layout.num_microbatches(job.global_batch))
-    return _forecast(job, layout, memory)
+    step = training_step(job.model, layout, job.cluster, job.efficiency, global_batch=job.global_batch)
+    return LayoutForecast(layout=layout, step=step, memory=_memory(job, layout))
 
 
 def fewest_gpus(job: ParallelJob, space: LayoutSpace) -> int | None:
-    """Return the next larger number of devices, doubling, on which a layout fits; ``None`` up to 64 times as many.
+    """Return the next larger number of devices, doubling, on which a layout fits; ``None`` up to 256 times as many.
 
-    The batch grows where it would not divide.
+    The batch grows with them.
     """
-    for factor in (2, 4, 8, 16, 32, 64):
-        batch = max(job.global_batch, job.num_gpus * factor // job.cluster.gpus_per_node)
-        larger = replace(job, num_gpus=job.num_gpus * factor, global_batch=batch)
-        if any(_fits(larger, layout) for layout in layouts(larger, space)):
+    for doublings in range(1, 9):
+        factor = 2**doublings
+        larger = replace(job, num_gpus=job.num_gpus * factor, global_batch=job.global_batch * factor)
+        if any(_memory(larger, layout).total <= larger.budget_bytes for layout in layouts(larger, space)):
             return larger.num_gpus
     return None
 
 
 def layouts(job: ParallelJob, space: LayoutSpace) -> Iterator[TrainingLayout]:
-    """Yield every layout that divides evenly: heads by TP, layers by PP·v, batch by DP·microbatch, microbatches by PP."""
+    """Yield every layout that divides evenly: heads by TP, layers by PP·v, batch by DP·microbatch."""
     model = job.model
     for tp in _divisors(model.num_heads, job.cluster.gpus_per_node):
         for pp in _divisors(model.num_layers, job.num_gpus // tp):
@@ -218,14 +255,19 @@ def _divisors(number: int, most: int) -> Iterator[int]:
     return (one for one in range(1, min(number, most) + 1) if number % one == 0)
 
 
-def _fits(job: ParallelJob, layout: TrainingLayout) -> bool:
-    memory = training_memory(job.model, layout, num_microbatches=layout.num_microbatches(job.global_batch))
-    return memory.total <= job.budget_bytes
+def _memory(job: ParallelJob, layout: TrainingLayout) -> TrainingMemory:
+    return training_memory(job.model, layout, num_microbatches=layout.num_microbatches(job.global_batch))
 
 
-def _forecast(job: ParallelJob, layout: TrainingLayout, memory: TrainingMemory) -> LayoutForecast:
-    step = training_step(job.model, layout, job.cluster, job.efficiency, global_batch=job.global_batch)
-    return LayoutForecast(layout=layout, step=step, memory=memory)
+def _nothing_fits(job: ParallelJob, space: LayoutSpace, nearest: LayoutForecast) -> MemoryBudgetError:
+    enough = fewest_gpus(job, space)
+    more = "Free some of the fixed degrees" if enough is None else f"{enough} devices are enough"
+    return MemoryBudgetError(
+        f"no layout of {job.model.name} on {job.num_gpus} devices fits {format_bytes(job.budget_bytes)} per device; "
+        f"the nearest needs {format_bytes(nearest.memory.total)} ({describe(nearest.layout)})",
+        field="memory",
+        remedy=more,
+    )
 
 
 def _nothing_divides(job: ParallelJob, space: LayoutSpace) -> ParamsError:

@@ -18,6 +18,8 @@ REPRODUCTIONS: dict[str, str] = {
     "S01": "steelyard.reproduce.s01",
     "S06": "steelyard.reproduce.s06",
     "S23": "steelyard.reproduce.s23",
+    "S43": "steelyard.reproduce.s43",
+    "S64": "steelyard.reproduce.s64",
     "S74": "steelyard.reproduce.s74",
 }
 """System → module whose ``reproduce`` redoes it."""
