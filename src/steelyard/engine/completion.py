@@ -52,6 +52,11 @@ class CompletionState:
         self._pieces: list[str] = []
         self._logprobs: list[SampledToken] | None = None if sequence.params.logprobs is None else []
 
+    @property
+    def num_tokens_left(self) -> int | None:
+        """Tokens until it ends by its length; ``None`` if something else may end it before."""
+        return self._checker.num_tokens_left
+
     def push(self, token: SampledToken) -> None:
         """Append a token; sets :attr:`finish_reason` if it is the last."""
         self.sequence.tokens.append(token.token_id)
