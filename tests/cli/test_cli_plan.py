@@ -44,3 +44,30 @@ def test_parallel_writes_the_plan_it_prints(capsys, tmp_path):
 def test_parallel_says_what_is_wrong(capsys, arguments, code, told):
     assert run(["plan", "parallel", *arguments]) == code
     assert told in capsys.readouterr().err
+
+
+def test_context_prints_the_four_costs_and_writes_figure_and_plan(capsys, tmp_path):
+    figure, path = tmp_path / "context.svg", tmp_path / "plan.toml"
+    arguments = ["plan", "context", "--context", "50000", "--context", "4000", "--figure", str(figure), "--json"]
+    assert run([*arguments, "--out", str(path)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("reasons")
+    assert tomllib.loads(path.read_text(encoding="utf-8")) == printed
+    assert [costs["context_tokens"] for costs in printed["costs"]] == [4000, 50000]
+    assert [costs["concurrency"] for costs in printed["costs"]] == [17, 1]
+    assert figure.read_text(encoding="utf-8").startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["yi-34b-200k", "--device", "l4"], 1, "Take 3 of them"),
+        (["yi-34b"], 2, "Did you mean yi-34b-200k"),
+        (["--device", "a100"], 2, "Did you mean"),
+        (["--context", "0"], 2, "below 1"),
+        (["--devices", "0"], 2, "devices"),
+    ],
+)
+def test_context_says_what_is_wrong(capsys, arguments, code, told):
+    assert run(["plan", "context", *arguments]) == code
+    assert told in capsys.readouterr().err

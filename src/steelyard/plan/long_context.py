@@ -119,7 +119,7 @@ def prompt_flop(model: ModelShape, prompt: StepShape) -> float:
 
 
 def context_reasons(job: ContextJob, costs: tuple[ContextCosts, ...]) -> tuple[str, ...]:
-    """Return what binds, in sentences: where concurrency ends, and what grows most from the first length to the last."""
+    """Return what binds, in sentences: where concurrency ends, and what grows most over the lengths."""
     first, last = costs[0], costs[-1]
     told = [
         f"Each token takes {format_bytes(kv_token_bytes(job.model))} of KV cache; weights leave "

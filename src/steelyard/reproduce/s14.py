@@ -19,7 +19,7 @@ from steelyard.reproduce.report import Reproduction, ReproductionRow, stamped
 from steelyard.reproduce.tables import beside
 
 CLAIM = "34 B weights on one A100: 50K tokens leave room for 1 user instead of about 20, and prefill 14.1 s for 0.89 s"
-PUBLISHED = {
+PUBLISHED: dict[int, dict[str, float | None]] = {
     4_000: {"kv_gib": 0.92, "users": 20, "prefill_s": 0.89, "decode_s": 8.5, "switch_s": None},
     50_000: {"kv_gib": 11.0, "users": 1, "prefill_s": 14.1, "decode_s": 9.8, "switch_s": 1.1},
 }
