@@ -37,6 +37,7 @@ COMMANDS = {
     "probe": CommandEntry("steelyard.cli.probe", "Measure this machine, and keep what was found."),
     "fit": CommandEntry("steelyard.cli.fit", "Say whether a model fits this machine, before loading it."),
     "plan": CommandEntry("steelyard.cli.plan", "Plan hardware and layouts, and say why."),
+    "hardware": CommandEntry("steelyard.cli.hardware", "List and show devices, links and machines by name."),
     "simulate": CommandEntry("steelyard.cli.simulate", "Let a trace's requests meet a modelled cluster."),
     "bench": CommandEntry("steelyard.cli.bench", "Measure latency, throughput, prefill or startup."),
     "perplexity": CommandEntry("steelyard.cli.perplexity", "Measure how well a model predicts a text."),
