@@ -17,9 +17,9 @@ def test_cache_switch_and_decoding_by_hand():
     job = make_job()
     costs = context_costs(job, 50_000)
     assert costs.kv_bytes == 50_000 * 2 * 60 * 8 * 128 * 2
-    assert costs.switch_s == pytest.approx(2 * costs.kv_bytes / 20e9)
+    assert costs.switch_s == pytest.approx(2 * costs.kv_bytes / job.device.host_bytes_per_s)
     read = job.model.num_layer_params * 2 + job.model.hidden_size * job.model.vocab_size * 2
-    assert costs.decode_s == pytest.approx(250 * (read + costs.kv_bytes) / 2e12, rel=1e-3)
+    assert costs.decode_s == pytest.approx(250 * (read + costs.kv_bytes) / 2039e9, rel=1e-3)
 
 
 @given(st.integers(1, 200_000), st.integers(1, 8))

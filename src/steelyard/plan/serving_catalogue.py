@@ -1,4 +1,4 @@
-"""Devices and decoders that the serving planners know by name, from ``serving.toml``."""
+"""Devices of the hardware catalogue as serving planners need them, and decoders by name, from ``serving.toml``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from steelyard.core.errors import InputError
+from steelyard.core.names import pick
 from steelyard.cost.roofline import ModelShape
-from steelyard.hardware.device import Device, DeviceKind, MemoryTier, PeakRate
-from steelyard.plan.names import pick
+from steelyard.hardware.catalogue.read import all_devices, find_device, find_link
+from steelyard.hardware.device import Device
 
 DTYPE = "float16"
 _BYTES = 2.0
+_HOST_SHARE = 0.64
+"""Of the host link's bandwidth that a copy reaches: about 20 GB/s over PCIe 4.0 x16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,21 +48,19 @@ class ServingDevice:
 
 
 def find_serving_device(name: str) -> ServingDevice:
-    """Return a device, with its float16 rate.
+    """Return a device that computes in float16 and has a link to its host.
 
     Raises:
         InputError: if there is none of this name; it says which names are near.
     """
-    entry = pick(_tables()["devices"], name, field="device")
-    tier = MemoryTier(
-        name="HBM", capacity_bytes=int(entry["memory_bytes"]), bandwidth_bytes_per_s=entry["memory_bytes_per_s"]
-    )
-    peak = PeakRate(dtype=DTYPE, flop_per_s=entry["flop_per_s"])
+    found = find_device(name)
+    if not _serves(name):
+        raise InputError(f"{name!r} has no float16 rate or host link", field="device", remedy=f"There are: {_names()}")
     return ServingDevice(
-        device=Device(name=name.casefold(), kind=DeviceKind.GPU, memory=(tier,), peaks=(peak,)),
-        host_bytes_per_s=entry["host_bytes_per_s"],
-        link_bytes_per_s=entry.get("link_bytes_per_s"),
-        price_per_hour=entry.get("price_per_hour"),
+        device=found.device,
+        host_bytes_per_s=_HOST_SHARE * find_link(found.host_link or "").bandwidth_bytes_per_s,
+        link_bytes_per_s=None if found.peer_link is None else find_link(found.peer_link).bandwidth_bytes_per_s,
+        price_per_hour=found.dollars_per_hour,
     )
 
 
@@ -97,13 +99,22 @@ def kv_token_bytes(model: ModelShape) -> float:
 
 
 def serving_devices() -> tuple[str, ...]:
-    """Return the names of all devices."""
-    return tuple(_tables()["devices"])
+    """Return the names of all devices that :func:`find_serving_device` takes."""
+    return tuple(name for name in all_devices() if _serves(name))
 
 
 def serving_models() -> tuple[str, ...]:
     """Return the names of all models."""
     return tuple(_tables()["models"])
+
+
+def _serves(name: str) -> bool:
+    found = find_device(name)
+    return found.host_link is not None and any(peak.dtype == DTYPE for peak in found.device.peaks)
+
+
+def _names() -> str:
+    return ", ".join(serving_devices())
 
 
 @cache

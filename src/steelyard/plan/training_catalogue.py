@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from steelyard.plan.names import pick
+from steelyard.core.names import pick
 from steelyard.plan.training import LinkTier, TrainingCluster, TrainingEfficiency, TrainingModel
 
 

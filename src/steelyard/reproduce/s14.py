@@ -34,7 +34,7 @@ def reproduce(options: ReproduceOptions) -> Reproduction:
     return stamped(
         system="S14",
         claim=CLAIM,
-        setup="Yi-34B-200K in float16 on one A100 of 80 GiB, peak rates (312 Tflop/s, 2 TB/s, 20 GB/s to the host), "
+        setup="Yi-34B-200K in float16 on one A100 of 80 GiB, peak rates (312 Tflop/s, 2.04 TB/s, 20 GB/s to the host), "
         f"answers of 250 tokens; figure: {figure}",
         rows=tuple(rows()),
         command=command_line("S14", options),
