@@ -9,12 +9,17 @@ that a type reaches must leave room for them), and which device of a type answer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from steelyard.core.errors import ParamsError, ResourceError
+
+_HAS_SOLVER = find_spec("scipy") is not None
+if _HAS_SOLVER:
+    from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 _GAP = 1e-6
 _SECONDS = 20.0
@@ -76,6 +81,10 @@ class GpuType:
         if self.available is not None and self.available < 0:
             raise ParamsError(f"{self.available} are available", field=self.name, remedy="Give 0 or more")
 
+    def limited(self, available: int | None) -> GpuType:
+        """Return the same type, of which there are ``available``."""
+        return replace(self, available=available)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetJob:
@@ -111,8 +120,7 @@ class FleetJob:
 
     def only(self, one: GpuType) -> FleetJob:
         """Return the same workload with ``one`` type, of which there is no end."""
-        endless = GpuType(name=one.name, price_per_hour=one.price_per_hour, rates_per_s=one.rates_per_s)
-        return FleetJob(buckets=self.buckets, types=(endless,), slices=self.slices)
+        return replace(self, types=(one.limited(None),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +174,11 @@ def plan_fleet(job: FleetJob) -> FleetPlan:
 
     Raises:
         ParamsError: if no type serves a bucket within the objective; it names the bucket.
-        ResourceError: if too few are available; it says what rate they serve and what else would be needed.
+        ResourceError: if too few are available, saying what rate they serve and what else would be needed; or if
+            scipy is not installed.
     """
+    if not _HAS_SOLVER:
+        raise ResourceError("scipy is not installed", field="fleet", remedy="Run: pip install 'steelyard[plan]'")
     _check_servable(job)
     solved = _solve(job)
     if solved is None:
@@ -249,7 +260,7 @@ def _solve(job: FleetJob) -> _Solution | None:
     return tuple(int(count) for count in whole[num_shares:]), weights, result.status == 0
 
 
-def _loads(job: FleetJob) -> np.ndarray:
+def _loads(job: FleetJob) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return how much of one device all of a bucket would take, by type and bucket; infinite where it cannot."""
     rates = np.array([bucket.rate_per_s for bucket in job.buckets])
     served = np.array([one.rates_per_s for one in job.types])
@@ -275,10 +286,7 @@ def _check_servable(job: FleetJob) -> None:
 
 def _shortage(job: FleetJob) -> ResourceError:
     share = highest_share(job)
-    free = tuple(
-        GpuType(name=one.name, price_per_hour=one.price_per_hour, rates_per_s=one.rates_per_s) for one in job.types
-    )
-    wanted = plan_fleet(FleetJob(buckets=job.buckets, types=free, slices=job.slices))
+    wanted = plan_fleet(replace(job, types=tuple(one.limited(None) for one in job.types)))
     mix = mix_text(job.types, wanted.counts)
     return ResourceError(
         f"what is available serves at most {share * job.rate_per_s:.3g} of {job.rate_per_s:.3g} requests/s",
