@@ -71,3 +71,38 @@ def test_context_prints_the_four_costs_and_writes_figure_and_plan(capsys, tmp_pa
 def test_context_says_what_is_wrong(capsys, arguments, code, told):
     assert run(["plan", "context", *arguments]) == code
     assert told in capsys.readouterr().err
+
+
+def test_fleet_takes_a_measured_profile_and_prints_weights(capsys, tmp_path):
+    sizes, profile = tmp_path / "sizes.csv", tmp_path / "profile.toml"
+    sizes.write_text("prompt_tokens,answer_tokens,requests\n10,5,1\n20,5,1\n", encoding="utf-8")
+    profile.write_text(
+        "[gpus.a]\nprice_per_hour = 1.0\nrates_per_s = [1, 0.1]\n[gpus.b]\nprice_per_hour = 3\nrates_per_s = [1, 1]\n",
+        encoding="utf-8",
+    )
+    arguments = ["plan", "fleet", "--workload", str(sizes), "--profile", str(profile), "--rate", "2"]
+    assert run([*arguments, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {one["name"]: one["count"] for one in printed["gpus"]} == {"a": 1, "b": 1}
+    assert printed["gpus"][0]["weights"] == [1, 0]
+    assert printed["saved"] == pytest.approx(1 / 3)
+    assert run([*arguments, "--limit", "b=0", "--limit", "a=3"]) == 1
+    assert "serves at most" in capsys.readouterr().err
+    assert run([*arguments, "--limit", "c=1"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--gpu", "a10"], "Did you mean a10"),
+        (["--workload", "azure-conv"], "azure-conversation"),
+        (["--slo-ms", "1"], "miss the objective on every type"),
+        (["--rate", "0"], "no request arrives"),
+        (["--rate", "-1"], "no rate"),
+        (["--limit", "h100"], "NAME=N"),
+        (["--profile", "missing.toml"], "cannot be read"),
+    ],
+)
+def test_fleet_says_what_is_wrong(capsys, arguments, told):
+    assert run(["plan", "fleet", *arguments]) == 2
+    assert told in capsys.readouterr().err

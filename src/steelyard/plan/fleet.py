@@ -214,8 +214,8 @@ def fleet_reasons(plan: FleetPlan) -> tuple[str, ...]:
     if plan.best_single is not None and plan.saved is not None:
         name, price = plan.best_single
         told.append(f"The best single type, {name}, costs ${price:.2f}/h: the mix saves {100 * plan.saved:.1f} %.")
-    for one, price in zip(plan.job.types, plan.single_prices, strict=True):
-        if price is None:
+    for one, single in zip(plan.job.types, plan.single_prices, strict=True):
+        if single is None:
             pairs = zip(plan.job.buckets, one.rates_per_s, strict=True)
             missed = next(bucket for bucket, rate in pairs if bucket.rate_per_s > 0 and not rate)
             told.append(f"{one.name} alone cannot: {missed.title} miss the objective there.")
@@ -243,7 +243,7 @@ def _solve(job: FleetJob) -> _Solution | None:
         fits[row, row * num_buckets : (row + 1) * num_buckets] = np.where(np.isfinite(loads[row]), loads[row], 0)
         fits[row, num_shares + row] = -1
     prices = np.array([0.0] * num_shares + [one.price_per_hour for one in job.types])
-    most = [job.slices if np.isfinite(load) else 0 for load in loads.ravel()]
+    most: list[float] = [job.slices if np.isfinite(load) else 0 for load in loads.ravel()]
     most += [np.inf if one.available is None else one.available for one in job.types]
     result = milp(
         prices,
