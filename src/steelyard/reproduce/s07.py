@@ -98,9 +98,7 @@ def trace_rows(rates: tuple[float, ...]) -> Iterator[ReproductionRow]:
             assert plan.best_single is not None
             dearest = max(price for price in plan.single_prices if price is not None)
             yield ReproductionRow(
-                claim="chats: up to 77 % cheaper"
-                if workload == "azure-conversation"
-                else "documents: up to 33 % cheaper",
+                claim=claim,
                 setup=f"{workload}, {rate:g} requests/s",
                 ours=f"{mix_text(plan.job.types, plan.counts)}: ${plan.price_per_hour:.2f}/h, {100 * plan.saved:.0f} % "
                 f"less than {plan.best_single[0]} alone, {100 * (1 - plan.price_per_hour / dearest):.0f} % less than "
