@@ -17,7 +17,11 @@ from steelyard.reproduce.report import Reproduction
 REPRODUCTIONS: dict[str, str] = {
     "S01": "steelyard.reproduce.s01",
     "S06": "steelyard.reproduce.s06",
+    "S07": "steelyard.reproduce.s07",
+    "S14": "steelyard.reproduce.s14",
     "S23": "steelyard.reproduce.s23",
+    "S43": "steelyard.reproduce.s43",
+    "S64": "steelyard.reproduce.s64",
     "S74": "steelyard.reproduce.s74",
 }
 """System → module whose ``reproduce`` redoes it."""

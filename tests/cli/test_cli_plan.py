@@ -1,0 +1,108 @@
+"""``steelyard plan``: tables, JSON, TOML files, reasons, and errors that name what is wrong."""
+
+import json
+import tomllib
+
+import pytest
+
+from steelyard.cli.app import run
+
+
+def test_parallel_prints_layouts_and_reasons(capsys):
+    assert run(["plan", "parallel", "gpt-22b", "--gpus", "64", "--batch", "64", "--top", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "gpt-22b: 22." in out
+    assert len([line for line in out.splitlines() if line[:1].isdigit()]) == 2
+    assert "• Next best: TP" in out
+
+
+def test_parallel_writes_the_plan_it_prints(capsys, tmp_path):
+    path = tmp_path / "plan.toml"
+    arguments = ["plan", "parallel", "--layers", "4", "--hidden", "256", "--heads", "4", "--gpus", "8", "--batch", "16"]
+    assert run([*arguments, "--tp", "2", "--recompute", "full", "--json", "--out", str(path)]) == 0
+    captured = capsys.readouterr()
+    printed = json.loads(captured.out)
+    assert printed.pop("reasons")
+    assert tomllib.loads(path.read_text(encoding="utf-8")) == printed
+    assert captured.err == f"written to {path}\n"
+    assert {layout["tp"] for layout in printed["layouts"]} == {2}
+    assert {layout["recompute"] for layout in printed["layouts"]} == {"full"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["gpt-1t", "--gpus", "8", "--batch", "8"], 1, "devices are enough"),
+        (["gpt1t"], 2, "Did you mean gpt-1t"),
+        (["gpt-22b", "--cluster", "dgx-a1000"], 2, "Did you mean dgx-a100"),
+        (["gpt-22b", "--recompute", "most"], 2, "Give auto, none, selective, full"),
+        (["gpt-22b", "--tp", "5"], 2, "tp = 5"),
+        (["--layers", "4"], 2, "--hidden and --heads"),
+        (["gpt-22b", "--top", "0"], 2, "top"),
+    ],
+)
+def test_parallel_says_what_is_wrong(capsys, arguments, code, told):
+    assert run(["plan", "parallel", *arguments]) == code
+    assert told in capsys.readouterr().err
+
+
+def test_context_prints_the_four_costs_and_writes_figure_and_plan(capsys, tmp_path):
+    figure, path = tmp_path / "context.svg", tmp_path / "plan.toml"
+    arguments = ["plan", "context", "--context", "50000", "--context", "4000", "--figure", str(figure), "--json"]
+    assert run([*arguments, "--out", str(path)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("reasons")
+    assert tomllib.loads(path.read_text(encoding="utf-8")) == printed
+    assert [costs["context_tokens"] for costs in printed["costs"]] == [4000, 50000]
+    assert [costs["concurrency"] for costs in printed["costs"]] == [17, 1]
+    assert figure.read_text(encoding="utf-8").startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["yi-34b-200k", "--device", "l4"], 1, "Take 3 of them"),
+        (["yi-34b"], 2, "Did you mean yi-34b-200k"),
+        (["--device", "a100"], 2, "Did you mean"),
+        (["--context", "0"], 2, "below 1"),
+        (["--devices", "0"], 2, "devices"),
+    ],
+)
+def test_context_says_what_is_wrong(capsys, arguments, code, told):
+    assert run(["plan", "context", *arguments]) == code
+    assert told in capsys.readouterr().err
+
+
+def test_fleet_takes_a_measured_profile_and_prints_weights(capsys, tmp_path):
+    sizes, profile = tmp_path / "sizes.csv", tmp_path / "profile.toml"
+    sizes.write_text("prompt_tokens,answer_tokens,requests\n10,5,1\n20,5,1\n", encoding="utf-8")
+    profile.write_text(
+        "[gpus.a]\nprice_per_hour = 1.0\nrates_per_s = [1, 0.1]\n[gpus.b]\nprice_per_hour = 3\nrates_per_s = [1, 1]\n",
+        encoding="utf-8",
+    )
+    arguments = ["plan", "fleet", "--workload", str(sizes), "--profile", str(profile), "--rate", "2"]
+    assert run([*arguments, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {one["name"]: one["count"] for one in printed["gpus"]} == {"a": 1, "b": 1}
+    assert printed["gpus"][0]["weights"] == [1, 0]
+    assert printed["saved"] == pytest.approx(1 / 3)
+    assert run([*arguments, "--limit", "b=0", "--limit", "a=3"]) == 1
+    assert "serves at most" in capsys.readouterr().err
+    assert run([*arguments, "--limit", "c=1"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--gpu", "a10"], "Did you mean a10"),
+        (["--workload", "azure-conv"], "azure-conversation"),
+        (["--slo-ms", "1"], "miss the objective on every type"),
+        (["--rate", "0"], "no request arrives"),
+        (["--rate", "-1"], "no rate"),
+        (["--limit", "h100"], "NAME=N"),
+        (["--profile", "missing.toml"], "cannot be read"),
+    ],
+)
+def test_fleet_says_what_is_wrong(capsys, arguments, told):
+    assert run(["plan", "fleet", *arguments]) == 2
+    assert told in capsys.readouterr().err
