@@ -121,6 +121,16 @@ class Parts:
     schedule_policy: str
     grammars: GrammarStore | None
 
+    @property
+    def hidden_size(self) -> int:
+        """Elements of a hidden state, and so of a pooled vector."""
+        return self.model.config.hidden_size
+
+    @property
+    def held_bytes(self) -> int:
+        """What weights and KV cache take."""
+        return self.model.weight_bytes + self.runner.kv_shape.block_bytes * self.engine_config.num_kv_blocks
+
     def make_engine(self, executor: Executor, observers: tuple[Observer, ...] = ()) -> Engine:
         """Return a fresh engine of these parts around ``executor``; call it inside the event loop that will step it."""
         return Engine(

@@ -52,6 +52,11 @@ class CompletionState:
         self._pieces: list[str] = []
         self._logprobs: list[SampledToken] | None = None if sequence.params.logprobs is None else []
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the output so far."""
+        return self.sequence.num_output_tokens
+
     def push(self, token: SampledToken) -> None:
         """Append a token; sets :attr:`finish_reason` if it is the last."""
         self.sequence.tokens.append(token.token_id)

@@ -17,9 +17,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from steelyard.core.request import FinishReason, RequestOutput
-from steelyard.engine.async_llm import AsyncLLM
-from steelyard.engine.engine import Engine
 from steelyard.engine.view import StepRecord
+from steelyard.serve.llm import ServedEngine, ServedLLM
 from steelyard.serve.pool import ServedModel
 
 _MODEL = "model_name"
@@ -228,5 +227,5 @@ class _Gauges(Collector):
         return CounterMetricFamily(self._prefix + name, meaning, labels=[_MODEL])
 
 
-def _engine(llm: AsyncLLM | None) -> Engine | None:
+def _engine(llm: ServedLLM | None) -> ServedEngine | None:
     return None if llm is None else llm.start()

@@ -14,6 +14,7 @@ from steelyard.models.catalogue import default_model
 from steelyard.models.quantised import held_bytes
 from steelyard.models.resolve import open_weights, resolve_model
 from steelyard.serve.config import ModelSpec
+from steelyard.serve.llm import ServedLLM
 
 
 class DiskModels:
@@ -34,13 +35,7 @@ class DiskModels:
         """Load the model on a thread."""
         return await asyncio.to_thread(AsyncLLM, spec.source, **asdict(self._options))
 
-    async def held_bytes(self, llm: AsyncLLM) -> int:
-        """Return the bytes of weights and KV cache."""
-        parts = llm.parts
-        kv_bytes = parts.runner.kv_shape.block_bytes * parts.engine_config.num_kv_blocks
-        return kv_bytes + parts.model.weight_bytes
-
-    async def put_away(self, llm: AsyncLLM) -> None:
+    async def put_away(self, llm: ServedLLM) -> None:
         """Close the engine; its memory is free once the caller has dropped it too."""
         await llm.close()
         asyncio.get_running_loop().call_soon(_release)
