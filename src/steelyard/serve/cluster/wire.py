@@ -1,0 +1,226 @@
+"""What server and replicas say to each other: typed messages in MessagePack, nothing else.
+
+The types are the field's own dataclasses, so a message that is decoded has been checked as one that is made here is:
+an unknown kind, a missing field, a value of another type or out of range is a :class:`WireError`. There is no pickle,
+and no message can name a type, a module or a file to open, but for the model in :class:`Load`, which servers alone
+send.
+
+:data:`PROTOCOL` counts up with every change here. Both ends must be of the same version; there is no reading of older
+messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+
+from steelyard import __version__
+from steelyard.core import errors
+from steelyard.core.errors import ResourceError, SteelyardError
+from steelyard.core.params import SamplingParams
+from steelyard.core.request import Request
+from steelyard.engine.build import LLMOptions
+from steelyard.engine.config import EngineConfig
+from steelyard.engine.view import LiveSequence, StepRecord
+from steelyard.fleet.engine import ReplicaStatus
+from steelyard.fleet.replica import Increment
+
+PROTOCOL = f"steelyard {__version__}, 1"
+MAX_HELLO_BYTES = 4096
+# The largest there are: the log-probabilities of a long prompt.
+MAX_MESSAGE_BYTES = 1 << 28
+
+_KINDS = ("ParamsError", "PromptError", "ModelError", "WeightsError", "InputError", "MemoryBudgetError",
+          "StorageError", "EngineBusyError", "EngineStoppedError", "ReplicaLostError", "ResourceError")  # fmt: skip
+
+
+class WireError(Exception):
+    """The other end sent what is no message."""
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of all messages."""
+
+
+class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server must know of a model that replicas have loaded.
+
+    Attributes:
+        name: of the model.
+        engine_config: of the replica's engine.
+        vocab_size: for checking token ids.
+        hidden_size: elements of a pooled vector.
+        held_bytes: weights and KV cache.
+        default_params: what the model's files recommend.
+        eos_token_ids: for compiling constraints.
+    """
+
+    name: str
+    engine_config: EngineConfig
+    vocab_size: int
+    hidden_size: int
+    held_bytes: int
+    default_params: SamplingParams
+    eos_token_ids: frozenset[int] = frozenset()
+
+
+class ErrorText(msgspec.Struct, frozen=True):
+    """A :class:`SteelyardError` on its way: its kind by name, and its parts."""
+
+    kind: str
+    problem: str
+    field: str
+    remedy: str
+
+
+# -- from a replica -------------------------------------------------------------------------------------------------
+
+
+class Hello(Message):
+    """The first message: who is there. ``secret`` is what its server gave it."""
+
+    protocol: str
+    replica: str
+    secret: str
+
+
+class Ready(Message):
+    """The model is loaded."""
+
+    profile: ModelProfile
+
+
+class Failed(Message):
+    """The model cannot be loaded."""
+
+    error: ErrorText
+
+
+class Grown(Message):
+    """An answer has grown."""
+
+    number: int
+    increment: Increment
+
+
+class Ended(Message):
+    """An answer has ended with an error."""
+
+    number: int
+    error: ErrorText
+
+
+class Stepped(Message):
+    """The engine has made a step; the record's grants are left out, and its times are the replica's."""
+
+    record: StepRecord
+    status: ReplicaStatus
+
+
+class Pong(Message):
+    """The answer to :class:`Ping`; ``None`` while the model is being loaded."""
+
+    status: ReplicaStatus | None
+
+
+class Picture(Message):
+    """The answer to :class:`Look`. ``age_s`` tells the sequences' times from now."""
+
+    sequences: tuple[LiveSequence, ...]
+    kv_block_states: bytes
+    now_s: float
+
+
+FromReplica = Hello | Ready | Failed | Grown | Ended | Stepped | Pong | Picture
+
+# -- from the server ------------------------------------------------------------------------------------------------
+
+
+class Load(Message):
+    """Load a model."""
+
+    model: str | None
+    options: LLMOptions
+
+
+class Submit(Message):
+    """Work on a request, known by ``number`` from now on. ``time_left_s`` stands for its deadline."""
+
+    number: int
+    request: Request
+    time_left_s: float | None
+
+
+class Cancel(Message):
+    """Drop a request."""
+
+    number: int
+
+
+class Shares(Message):
+    """What each tenant is due."""
+
+    shares: Mapping[str, float]
+
+
+class Ping(Message):
+    """Say that you are there."""
+
+
+class Look(Message):
+    """Say what you are doing."""
+
+
+class Close(Message):
+    """End, with all requests."""
+
+
+FromServer = Load | Submit | Cancel | Shares | Ping | Look | Close
+
+M = TypeVar("M")
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Message) -> bytes:
+    """Return a message's bytes."""
+    return _encoder.encode(message)
+
+
+class Reader:
+    """Decodes what one end sends.
+
+    Args:
+        kind: the union of its messages.
+    """
+
+    def __init__(self, kind: object) -> None:
+        self._decoder = msgspec.msgpack.Decoder(kind)
+
+    def decode(self, data: bytes | bytearray | memoryview) -> object:
+        """Return the message.
+
+        Raises:
+            WireError: if ``data`` is none.
+        """
+        try:
+            return self._decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise WireError(f"it is no message: {error}") from None
+
+
+def written(error: Exception) -> ErrorText:
+    """Return an error as it is sent; of bugs no more than their type."""
+    if not isinstance(error, SteelyardError):
+        problem = f"a bug: {type(error).__name__}"
+        return ErrorText("EngineStoppedError", problem, "replica", "See its log")
+    kind = type(error).__name__
+    return ErrorText(kind if kind in _KINDS else "ResourceError", error.problem, error.field, error.remedy)
+
+
+def raised(text: ErrorText) -> SteelyardError:
+    """Return the error that was sent; of a kind that is not known here, a :class:`ResourceError`."""
+    kind = getattr(errors, text.kind) if text.kind in _KINDS else ResourceError
+    error: SteelyardError = kind(text.problem, field=text.field, remedy=text.remedy)
+    return error
