@@ -67,12 +67,11 @@ class ObservedReplica(Replica, Protocol):
         """What is known of it now."""
 
     @property
-    def live_sequences(self) -> tuple[LiveSequence, ...]:
-        """Its sequences, as far as is known."""
-
-    @property
     def kv_block_states(self) -> bytes:
-        """What each of its KV blocks is used for, as far as is known."""
+        """What each of its KV blocks was used for when it was last looked at."""
+
+    def live_sequences(self) -> tuple[LiveSequence, ...]:
+        """Look at its sequences and KV blocks, and return the sequences as they were when last looked at."""
 
     def add_observer(self, observer: Observer) -> None:
         """Call ``observer`` after each of its steps; their times are this event loop's."""
@@ -359,7 +358,7 @@ class FleetEngine:
 
     def live_sequences(self) -> tuple[LiveSequence, ...]:
         """Return the sequences of all replicas, running ones first."""
-        found = chain.from_iterable(replica.live_sequences for replica in self.replicas)
+        found = chain.from_iterable(replica.live_sequences() for replica in self.replicas)
         return tuple(sorted(found, key=lambda one: not one.running))
 
     def add_observer(self, observer: Observer) -> None:

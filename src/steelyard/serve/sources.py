@@ -29,7 +29,7 @@ class DiskModels:
 
     async def need_bytes(self, spec: ModelSpec) -> int:
         """Return the weights and, where its size was given, the KV cache."""
-        return await asyncio.to_thread(self._need_bytes, spec)
+        return await asyncio.to_thread(need_bytes, spec, self._options)
 
     async def load(self, spec: ModelSpec) -> AsyncLLM:
         """Load the model on a thread."""
@@ -40,13 +40,15 @@ class DiskModels:
         await llm.close()
         asyncio.get_running_loop().call_soon(_release)
 
-    def _need_bytes(self, spec: ModelSpec) -> int:
-        options, device = self._options, resolve_device(self._options.device)
-        resolved = resolve_model(spec.source if spec.source is not None else default_model())
-        with closing(open_weights(resolved)) as source:
-            quantization = choose_quantization(source, options, device)
-            weights = held_bytes(source, quantization, resolve_dtype(options.dtype, device))
-        return weights + (options.kv_cache_memory_bytes or 0)
+
+def need_bytes(spec: ModelSpec, options: LLMOptions) -> int:
+    """Return what a model takes at least: its weights and, where its size was given, the KV cache."""
+    device = resolve_device(options.device)
+    resolved = resolve_model(spec.source if spec.source is not None else default_model())
+    with closing(open_weights(resolved)) as source:
+        quantization = choose_quantization(source, options, device)
+        weights = held_bytes(source, quantization, resolve_dtype(options.dtype, device))
+    return weights + (options.kv_cache_memory_bytes or 0)
 
 
 def _release() -> None:

@@ -56,6 +56,11 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """End the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
     # -- what asyncio calls ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -73,8 +78,7 @@ class Link(asyncio.Protocol):
                 self.on_message(message)
         except WireError as error:
             self._cause = error
-            assert self._transport is not None
-            self._transport.abort()
+            self.abort()
             return
         del self._inward[:start]
 

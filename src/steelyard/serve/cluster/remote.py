@@ -51,7 +51,8 @@ class RemoteReplica:
 
     def __init__(self, id: str, link: Link) -> None:
         self.id = id
-        self.status, self.live_sequences, self.kv_block_states_known = _UNKNOWN, tuple[LiveSequence, ...](), b""
+        self.status, self.kv_block_states = _UNKNOWN, b""
+        self._live_sequences: tuple[LiveSequence, ...] = ()
         self._link = link
         self._answers: dict[int, asyncio.Queue[Increment | SteelyardError]] = {}
         self._numbers, self._observers = count(), list[Observer]()
@@ -99,6 +100,11 @@ class RemoteReplica:
     def add_observer(self, observer: Observer) -> None:
         """See :class:`~steelyard.fleet.engine.ObservedReplica`."""
         self._observers.append(observer)
+
+    def live_sequences(self) -> tuple[LiveSequence, ...]:
+        """See :class:`~steelyard.fleet.engine.ObservedReplica`: as of the latest look, and ask for a newer one."""
+        self._link.send(wire.Look())
+        return self._live_sequences
 
     def set_shares(self, shares: Mapping[str, float]) -> None:
         """See :class:`~steelyard.fleet.engine.ObservedReplica`."""
@@ -166,8 +172,8 @@ class RemoteReplica:
 
     def _note_picture(self, message: wire.Picture) -> None:
         late_s = now_s() - message.now_s
-        self.live_sequences = tuple(replace(one, arrival_s=one.arrival_s + late_s) for one in message.sequences)
-        self.kv_block_states_known = message.kv_block_states
+        self._live_sequences = tuple(replace(one, arrival_s=one.arrival_s + late_s) for one in message.sequences)
+        self.kv_block_states = message.kv_block_states
 
     def _note_loss(self, cause: Exception | None) -> None:
         self._lost.set()

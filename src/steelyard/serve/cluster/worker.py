@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Protocol, final
@@ -182,8 +182,8 @@ class Worker:
         slim = replace(record, schedule=Schedule(grants=(), preempt=record.schedule.preempt))
         self._link.send(wire.Stepped(slim, ReplicaStatus.of(self._llm.start())))
 
-    def _spawn(self, work: Callable[..., None] | object) -> None:
-        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._others.add(task)
         task.add_done_callback(self._others.discard)
 
@@ -225,15 +225,18 @@ def main(load: Loader = load_model) -> None:
     if start.cores and sys.platform == "linux":
         os.sched_setaffinity(0, start.cores)
 
-    async def work() -> int:
-        return await Worker(start, load).run()
+    asyncio.run(_run(start, load))
 
+
+async def _run(start: WorkerStart, load: Loader) -> None:
+    """Run a worker and end the process without waiting for threads: a step may still be computed for nobody."""
     code = 1
     try:
-        code = asyncio.run(work())
-    finally:
-        sys.stderr.flush()
-        os._exit(code)  # a step may still be computed for nobody
+        code = await Worker(start, load).run()
+    except Exception:
+        logger.exception("%s ends of a bug", start.replica)
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
