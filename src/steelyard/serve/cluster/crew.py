@@ -1,9 +1,8 @@
 """Who keeps a fleet alive: :class:`Crew` starts replicas, notices their death and puts others in their places.
 
-A replica is dead when its connection ends, or when it has said nothing for so long that it hangs; then it is killed,
-for a process that is slow to die could still hold memory. The next one comes after a pause that doubles with every death
-of that place. A place that dies too often stays empty; when all are, the fleet is dead, and the server's own supervisor
-is told.
+A replica is dead when its connection ends, or when it has said nothing for so long that it must hang. What is left of
+its process is killed, and the next one comes after a pause that doubles with every death of that place. A place whose
+replicas die too often stays empty; when all are empty the fleet is dead, and the server's own supervisor is told.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Protocol, final
 
 import msgspec
@@ -88,19 +89,21 @@ def share_cores(cores: Sequence[int], num_replicas: int) -> tuple[tuple[int, ...
     if len(cores) < num_replicas:
         return tuple((cores[place % len(cores)],) for place in range(num_replicas))
     ends = [place * len(cores) // num_replicas for place in range(num_replicas + 1)]
-    return tuple(tuple(cores[start:end]) for start, end in zip(ends, ends[1:], strict=False))
+    return tuple(tuple(cores[start:end]) for start, end in pairwise(ends))
 
 
 def usable_cores() -> tuple[int, ...]:
     """Return the numbers of the cores that this process may run on."""
     if sys.platform == "linux":
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
+        cores = os.sched_getaffinity(0)
+    else:
+        cores = set(range(os.cpu_count() or 1))
+    return tuple(sorted(cores))
 
 
 def options_for(options: LLMOptions, place: int, num_cores: int) -> LLMOptions:
     """Return how a replica loads its model: with its own cores, and a GPU in turn where there are any."""
     device = resolve_device(options.device)
-    if device.type == "cuda" and device.index is None:
+    if device.type == "cuda" and options.device in ("auto", "cuda"):
         options = replace(options, device=f"cuda:{place % torch.cuda.device_count()}")
     return replace(options, threads=options.threads or num_cores)

@@ -18,7 +18,10 @@ from steelyard.memory.kv_manager import KVUsage
 from steelyard.serve.cluster import wire
 from steelyard.serve.cluster.link import Link
 
-_UNKNOWN = ReplicaStatus(num_running=0, waiting={}, kv=KVUsage(0, 0, 0, 0, 0, 0))
+_NO_KV = KVUsage(
+    num_blocks=0, num_referenced_blocks=0, num_idle_blocks=0, num_empty_blocks=0, num_hit_tokens=0, num_miss_tokens=0
+)
+_UNKNOWN = ReplicaStatus(num_running=0, waiting={}, kv=_NO_KV)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +72,9 @@ class RemoteReplica:
         """
         self._link.send(load)
         watch = asyncio.get_running_loop().create_task(self.until_lost(health))
+        self._profile.add_done_callback(lambda profile: watch.cancel())
         try:
-            await asyncio.wait({watch, self._profile}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({watch})
         finally:
             watch.cancel()
         if not self._profile.done():

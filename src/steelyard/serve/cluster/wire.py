@@ -78,7 +78,7 @@ class ErrorText(msgspec.Struct, frozen=True):
 # -- from a replica -------------------------------------------------------------------------------------------------
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """The first message: who is there. ``secret`` is what its server gave it."""
 
     protocol: str
@@ -86,46 +86,46 @@ class Hello(Message):
     secret: str
 
 
-class Ready(Message):
+class Ready(Message, frozen=True):
     """The model is loaded."""
 
     profile: ModelProfile
 
 
-class Failed(Message):
+class Failed(Message, frozen=True):
     """The model cannot be loaded."""
 
     error: ErrorText
 
 
-class Grown(Message):
+class Grown(Message, frozen=True):
     """An answer has grown."""
 
     number: int
     increment: Increment
 
 
-class Ended(Message):
+class Ended(Message, frozen=True):
     """An answer has ended with an error."""
 
     number: int
     error: ErrorText
 
 
-class Stepped(Message):
+class Stepped(Message, frozen=True):
     """The engine has made a step; the record's grants are left out, and its times are the replica's."""
 
     record: StepRecord
     status: ReplicaStatus
 
 
-class Pong(Message):
+class Pong(Message, frozen=True):
     """The answer to :class:`Ping`; ``None`` while the model is being loaded."""
 
     status: ReplicaStatus | None
 
 
-class Picture(Message):
+class Picture(Message, frozen=True):
     """The answer to :class:`Look`. ``age_s`` tells the sequences' times from now."""
 
     sequences: tuple[LiveSequence, ...]
@@ -138,14 +138,14 @@ FromReplica = Hello | Ready | Failed | Grown | Ended | Stepped | Pong | Picture
 # -- from the server ------------------------------------------------------------------------------------------------
 
 
-class Load(Message):
+class Load(Message, frozen=True):
     """Load a model."""
 
     model: str | None
     options: LLMOptions
 
 
-class Submit(Message):
+class Submit(Message, frozen=True):
     """Work on a request, known by ``number`` from now on. ``time_left_s`` stands for its deadline."""
 
     number: int
@@ -153,27 +153,27 @@ class Submit(Message):
     time_left_s: float | None
 
 
-class Cancel(Message):
+class Cancel(Message, frozen=True):
     """Drop a request."""
 
     number: int
 
 
-class Shares(Message):
+class Shares(Message, frozen=True):
     """What each tenant is due."""
 
     shares: Mapping[str, float]
 
 
-class Ping(Message):
+class Ping(Message, frozen=True):
     """Say that you are there."""
 
 
-class Look(Message):
+class Look(Message, frozen=True):
     """Say what you are doing."""
 
 
-class Close(Message):
+class Close(Message, frozen=True):
     """End, with all requests."""
 
 

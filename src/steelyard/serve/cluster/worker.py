@@ -150,16 +150,16 @@ class Worker:
     async def _load_and_watch(self, load: wire.Load) -> None:
         """Load the model, say so, and end when its engine dies."""
         try:
-            self._llm, profile = await asyncio.to_thread(self._load, load)
+            llm, profile = await asyncio.to_thread(self._load, load)
         except Exception as error:
             logger.exception("%s could not load its model", self._start.replica)
             self._link.send(wire.Failed(wire.written(error)))
             return
-        engine = self._llm.start()
+        self._llm, engine = llm, llm.start()
         engine.add_observer(self._tell_step)
         self._replica = EngineReplica(self._start.replica, engine)
         self._link.send(wire.Ready(profile))
-        cause = await self._llm.stopped()
+        cause = await llm.stopped()
         if cause is not None:
             logger.error("the engine of %s has died", self._start.replica, exc_info=cause)
             self._end(1)
