@@ -1,0 +1,70 @@
+"""A worker whose engine is modelled and sleeps: run as a program, in place of ``steelyard.serve.cluster.worker``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from steelyard.core.params import SamplingParams
+from steelyard.engine.config import EngineConfig
+from steelyard.engine.engine import Engine
+from steelyard.engine.executor import ModelledExecutor, SyntheticTokens
+from steelyard.policies.schedule import make_schedule_policy
+from steelyard.serve.cluster import wire
+from steelyard.serve.cluster.worker import main
+
+VOCABULARY = 100
+STEP_S = 0.004
+
+
+class HostedEngine:
+    """See :class:`~steelyard.serve.cluster.worker.HostedLLM`."""
+
+    def __init__(self, config: EngineConfig, policy: str) -> None:
+        self._config, self._policy = config, policy
+        self._engine: Engine | None = None
+
+    def start(self) -> Engine:
+        if self._engine is None:
+            executor = ModelledExecutor(lambda batch: STEP_S, SyntheticTokens(VOCABULARY))
+            self._engine = Engine(self._config, executor, make_schedule_policy(self._policy), vocab_size=VOCABULARY)
+            self._task = asyncio.get_running_loop().create_task(self._engine.run())
+        return self._engine
+
+    def set_shares(self, shares: Mapping[str, float]) -> None:
+        pass
+
+    async def prepare(self, params: SamplingParams) -> None:
+        pass
+
+    async def stopped(self) -> BaseException | None:
+        await asyncio.wait({self._task})
+        return self._task.exception()
+
+    async def close(self) -> None:
+        await self.start().close()
+        await self._task
+
+
+def load(told: wire.Load) -> tuple[HostedEngine, wire.ModelProfile]:
+    options = told.options
+    length = options.max_model_len or 256
+    config = EngineConfig(
+        max_model_len=length,
+        num_kv_blocks=options.max_num_seqs * length // 16,
+        max_num_seqs=options.max_num_seqs,
+        max_waiting=options.max_waiting,
+    )
+    profile = wire.ModelProfile(
+        name="modelled",
+        engine_config=config,
+        vocab_size=VOCABULARY,
+        hidden_size=2,
+        held_bytes=1,
+        default_params=SamplingParams(temperature=0.0, ignore_eos=True),
+    )
+    return HostedEngine(config, options.schedule_policy), profile
+
+
+if __name__ == "__main__":
+    main(load)
