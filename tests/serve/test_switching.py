@@ -10,12 +10,14 @@ from live_server import live_server, metric
 
 from steelyard.core.units import MIB
 from steelyard.engine.build import LLMOptions
+from steelyard.kernels.native import native_available
 from steelyard.serve.config import ListenConfig, ModelSpec, ServeConfig
 from steelyard.serve.sources import DiskModels
 
+ROOM_BYTES = (200 if native_available() else 800) * MIB  # without compiled kernels a model is held in float32
 CONFIG = ServeConfig(
     models=tuple(ModelSpec(source=None, names=(name,)) for name in ("first", "second")),
-    model_memory_bytes=200 * MIB,
+    model_memory_bytes=ROOM_BYTES,
     listen=ListenConfig(port=0),
     engine=LLMOptions(max_model_len=256, max_num_seqs=2, kv_cache_memory_bytes=32 * MIB),
 )
@@ -47,7 +49,7 @@ def test_models_change_places_and_leave_no_memory_behind():
         told = http.get("/metrics").text
         assert metric(told, "vllm:model_loaded", model_name="second") == 1
         assert metric(told, "vllm:model_loaded", model_name="first") == 0
-        assert metric(told, "vllm:model_memory_bytes") <= 200 * MIB
+        assert metric(told, "vllm:model_memory_bytes") <= ROOM_BYTES
         assert metric(told, "vllm:model_switch_seconds_count", model_name="first") == 4
         assert metric(told, "vllm:model_switch_seconds_sum") > 0
 
