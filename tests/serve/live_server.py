@@ -58,7 +58,7 @@ class LiveServer:
         wait_until(lambda: self.on_loop(holds))
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
+def wait_until(holds: Callable[[], object]) -> None:
     """Wait until ``holds``; fail if it takes very long."""
     deadline, pause = wall_s() + PATIENCE_S, threading.Event()
     while not holds():

@@ -46,16 +46,19 @@ class LiveFleet:
     def pids(self) -> list[int]:
         return [cast(WorkerProcess, member.process).pid for member in self.members]
 
-    def busy_pids(self) -> list[int]:
+    def pids_of_busy(self) -> list[int]:
         """Return the processes of the replicas that have requests, those with most of them first."""
-        views = [view for view in self.llm.start().dispatcher.views() if view.num_outstanding_requests]
-        busy = sorted(views, key=lambda view: -view.num_outstanding_requests)
-        by_id = {m.remote.id: cast(WorkerProcess, m.process).pid for m in self.members}
-        return [by_id[view.id] for view in busy if view.id in by_id]
+
+        def found() -> list[int]:
+            views = [view for view in self.llm.start().dispatcher.views() if view.num_outstanding_requests]
+            by_id = {m.remote.id: cast(WorkerProcess, m.process).pid for m in self.members}
+            return [by_id[view.id] for view in sorted(views, key=lambda view: -view.num_outstanding_requests)]
+
+        return self.live.on_loop(found)
 
     def kill_busiest(self, how: signal.Signals = signal.SIGKILL) -> int:
         """Kill, or stop, the replica with most requests."""
-        pid = self.live.on_loop(self.busy_pids)[0]
+        pid = self.pids_of_busy()[0]
         os.kill(pid, how)
         return pid
 

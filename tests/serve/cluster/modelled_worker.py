@@ -17,6 +17,24 @@ VOCABULARY = 100
 STEP_S = 0.004
 
 
+def letter(token_id: int) -> str:
+    """Return what a token is spelled as."""
+    return chr(97 + token_id % 26)
+
+
+class Letters:
+    """Spells tokens as letters."""
+
+    def __init__(self, params: SamplingParams) -> None:
+        pass
+
+    def push(self, token_id: int) -> str:
+        return letter(token_id)
+
+    def flush(self) -> str:
+        return ""
+
+
 class HostedEngine:
     """See :class:`~steelyard.serve.cluster.worker.HostedLLM`."""
 
@@ -27,7 +45,8 @@ class HostedEngine:
     def start(self) -> Engine:
         if self._engine is None:
             executor = ModelledExecutor(lambda batch: STEP_S, SyntheticTokens(VOCABULARY))
-            self._engine = Engine(self._config, executor, make_schedule_policy(self._policy), vocab_size=VOCABULARY)
+            policy = make_schedule_policy(self._policy)
+            self._engine = Engine(self._config, executor, policy, vocab_size=VOCABULARY, text=Letters)
             self._task = asyncio.get_running_loop().create_task(self._engine.run())
         return self._engine
 

@@ -37,6 +37,9 @@ from steelyard.serve.config import ModelSpec, ServeConfig
 from steelyard.serve.llm import ServedLLM
 from steelyard.serve.sources import need_bytes
 
+# All replicas may die at once, and a request meet each of them before that is known: so many attempts more than these.
+_SPARE_ATTEMPTS = 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetParts:
@@ -170,9 +173,9 @@ class FleetModels:
             observe=config.observe,
         )
         text, profile = await asyncio.gather(asyncio.to_thread(self._load_text, spec.source), crew.start())
-        policy = make_route_policy(config.fleet.router)
-        dispatcher = Dispatcher(policy, DispatchConfig(block_size=profile.engine_config.block_size))
-        return FleetLLM(profile, text, crew, dispatcher)
+        attempts = self._num_replicas + _SPARE_ATTEMPTS
+        dispatch = DispatchConfig(max_attempts=attempts, block_size=profile.engine_config.block_size)
+        return FleetLLM(profile, text, crew, Dispatcher(make_route_policy(config.fleet.router), dispatch))
 
     async def put_away(self, llm: ServedLLM) -> None:
         """End the replicas."""

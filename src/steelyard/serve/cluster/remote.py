@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
@@ -17,6 +18,8 @@ from steelyard.fleet.replica import Increment
 from steelyard.memory.kv_manager import KVUsage
 from steelyard.serve.cluster import wire
 from steelyard.serve.cluster.link import Link
+
+logger = logging.getLogger("steelyard.serve")
 
 _NO_KV = KVUsage(
     num_blocks=0, num_referenced_blocks=0, num_idle_blocks=0, num_empty_blocks=0, num_hit_tokens=0, num_miss_tokens=0
@@ -180,11 +183,11 @@ class RemoteReplica:
         self.kv_block_states = message.kv_block_states
 
     def _note_loss(self, cause: Exception | None) -> None:
+        if cause is not None:
+            logger.warning("the connection to %s broke: %s", self.id, cause)
         self._lost.set()
-        error = self._gone()
-        error.__cause__ = cause
         for answers in self._answers.values():
-            answers.put_nowait(error)
+            answers.put_nowait(self._gone())
         self._answers.clear()
 
     def _gone(self) -> ReplicaLostError:
