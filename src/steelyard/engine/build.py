@@ -75,6 +75,7 @@ class LLMOptions:
         max_waiting: sequences that may wait for a seat.
         decode_graphs: replay recorded steps of decodes (CUDA with Triton; not for mixtures of experts).
         overlap_steps: schedule each step while the one before runs.
+        num_neighbours: engines that begin on the same device at the same time and see the same free memory.
     """
 
     device: str = "auto"
@@ -93,6 +94,7 @@ class LLMOptions:
     max_waiting: int = 4096
     decode_graphs: bool = False
     overlap_steps: bool = False
+    num_neighbours: int = 0
 
     @classmethod
     def from_keywords(cls, keywords: dict[str, Any]) -> LLMOptions:
@@ -405,7 +407,7 @@ def _kv_budget_bytes(options: LLMOptions, device: torch.device) -> int:
     available = _available_bytes(device)
     asked = options.kv_cache_memory_bytes
     if asked is None:
-        return int(available * _KV_SHARE)
+        return int(available * _KV_SHARE) // (1 + options.num_neighbours)
     if not 0 < asked <= available:
         raise MemoryBudgetError(
             f"{format_bytes(asked)} asked, {format_bytes(available)} available after loading the weights",

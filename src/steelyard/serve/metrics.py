@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from steelyard.core.request import FinishReason, RequestOutput
 from steelyard.engine.view import StepRecord
+from steelyard.serve.cluster.gauges import ReplicaGauges
 from steelyard.serve.llm import ServedEngine, ServedLLM
 from steelyard.serve.pool import ServedModel
 
@@ -40,6 +41,7 @@ class Metrics:
     def __init__(self, prefix: str, models: Sequence[ServedModel]) -> None:
         self._registry = registry = CollectorRegistry()
         registry.register(_Gauges(prefix, models))
+        registry.register(ReplicaGauges(prefix, models))
 
         def counter(name: str, meaning: str, *labels: str) -> PrometheusCounter:
             return PrometheusCounter(prefix + name, meaning, (_MODEL, *labels), registry=registry)

@@ -17,7 +17,7 @@ from steelyard.engine.build import LLMOptions
 from steelyard.models.text.load import TextParts
 from steelyard.serve.cluster.crew import Member
 from steelyard.serve.cluster.llm import FleetLLM, FleetModels
-from steelyard.serve.cluster.processes import ProcessLauncher, WorkerProcess, share_cores, usable_cores
+from steelyard.serve.cluster.processes import ProcessLauncher, WorkerProcess
 from steelyard.serve.cluster.remote import Health
 from steelyard.serve.config import FleetConfig, ListenConfig, ModelSpec, ServeConfig
 
@@ -100,7 +100,7 @@ def live_fleet(
 
 def modelled_source(config: ServeConfig, health: Health) -> FleetModels:
     """Return a source of modelled replicas."""
-    launcher = ProcessLauncher(share_cores(usable_cores(), config.fleet.replicas or 1), MODELLED_WORKER)
+    launcher = ProcessLauncher(config.engine, config.fleet.replicas or 1, MODELLED_WORKER)
     return FleetModels(config, launcher, load_text=lambda source: TextParts(None, None), health=health)
 
 

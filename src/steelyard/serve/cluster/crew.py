@@ -60,7 +60,7 @@ class Crew:
 
     Attributes:
         members: place → its replica, where there is one.
-        num_deaths: of all places.
+        num_deaths: place → deaths there.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Crew:
         self._keepers: list[asyncio.Task[None]] = []
         self._num_started = 0
         self.members: dict[int, Member] = {}
-        self.num_deaths = 0
+        self.num_deaths = [0] * len(loads)
 
     async def start(self) -> wire.ModelProfile:
         """Fill every place and return what the first says of its model.
@@ -147,7 +147,7 @@ class Crew:
     async def _refill(self, place: int) -> bool:
         """Put a new replica in a place; return whether that succeeded before it was tried too often."""
         while True:
-            self.num_deaths += 1
+            self.num_deaths[place] += 1
             pause_s = self._restarts[place].pause_s()
             if pause_s == math.inf:
                 logger.error("place %d has died too often and stays empty", place)

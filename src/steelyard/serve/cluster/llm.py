@@ -31,7 +31,7 @@ from steelyard.policies.route import make_route_policy
 from steelyard.serve.cluster import wire
 from steelyard.serve.cluster.crew import Crew
 from steelyard.serve.cluster.dock import Dock
-from steelyard.serve.cluster.processes import Launcher, ProcessLauncher, options_for, share_cores, usable_cores
+from steelyard.serve.cluster.processes import Launcher, ProcessLauncher
 from steelyard.serve.cluster.remote import Health
 from steelyard.serve.config import ModelSpec, ServeConfig
 from steelyard.serve.llm import ServedLLM
@@ -149,8 +149,7 @@ class FleetModels:
         health: Health | None = None,
     ) -> None:
         self._config, self._num_replicas = config, config.fleet.replicas or 1
-        self._shares = share_cores(usable_cores(), self._num_replicas)
-        self._launcher = launcher or ProcessLauncher(self._shares)
+        self._launcher = launcher or ProcessLauncher(config.engine, self._num_replicas)
         self._load_text, self._health = load_text or text_of, health or Health()
 
     async def need_bytes(self, spec: ModelSpec) -> int:
@@ -159,15 +158,12 @@ class FleetModels:
 
     async def load(self, spec: ModelSpec) -> FleetLLM:
         """Start the replicas."""
-        config = self._config
-        loads = [
-            wire.Load(spec.source, options_for(config.engine, place, len(cores)))
-            for place, cores in enumerate(self._shares)
-        ]
+        config, launcher = self._config, self._launcher
+        loads = [wire.Load(spec.source, launcher.options(place)) for place in range(self._num_replicas)]
         crew = Crew(
             loads,
-            self._launcher,
-            await Dock.open(),
+            launcher,
+            await Dock.open(launcher.host),
             health=self._health,
             max_restarts=config.max_engine_restarts,
             observe=config.observe,

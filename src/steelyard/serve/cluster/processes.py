@@ -13,6 +13,7 @@ from typing import Protocol, final
 import msgspec
 import torch
 
+from steelyard.core.units import ceil_div
 from steelyard.engine.build import LLMOptions, resolve_device
 from steelyard.serve.cluster.worker import WorkerStart
 
@@ -32,8 +33,15 @@ class Running(Protocol):
 class Launcher(Protocol):
     """Starts workers."""
 
+    @property
+    def host(self) -> str | None:
+        """This machine's address, as workers reach it; ``None`` if they are on this machine."""
+
+    def options(self, place: int) -> LLMOptions:
+        """Return how the replica in a place of the fleet, 0 being the first, loads its model."""
+
     async def launch(self, place: int, start: WorkerStart) -> Running:
-        """Start a worker in a place of the fleet, 0 being the first; it connects by itself.
+        """Start a worker; it connects by itself.
 
         Raises:
             SteelyardError: if that cannot be done.
@@ -64,20 +72,33 @@ class WorkerProcess:
 
 @final
 class ProcessLauncher:
-    """Starts workers on this machine.
+    """Starts workers on this machine, among which its cores, memory and GPUs are shared out.
 
     Args:
-        shares: the cores of each place.
+        options: how models are loaded.
+        num_replicas: of each.
         command: that starts a worker.
     """
 
-    def __init__(self, shares: Sequence[tuple[int, ...]], command: Sequence[str] = WORKER) -> None:
-        self._shares, self._command = tuple(shares), tuple(command)
+    host = None
+
+    def __init__(self, options: LLMOptions, num_replicas: int, command: Sequence[str] = WORKER) -> None:
+        self._options, self._command = options, tuple(command)
+        self._cores = share_cores(usable_cores(), num_replicas)
+
+    def options(self, place: int) -> LLMOptions:
+        """See :class:`Launcher`: threads for its cores, and GPUs in turn."""
+        options, device = self._options, resolve_device(self._options.device)
+        num_devices = torch.cuda.device_count() if device.type == "cuda" and options.device in ("auto", "cuda") else 1
+        if num_devices > 1:
+            options = replace(options, device=f"cuda:{place % num_devices}")
+        num_alike = ceil_div(len(self._cores), num_devices)
+        return replace(options, threads=options.threads or len(self._cores[place]), num_neighbours=num_alike - 1)
 
     async def launch(self, place: int, start: WorkerStart) -> WorkerProcess:
         """See :class:`Launcher`. What the worker is told goes through a pipe: others could read its command line."""
         process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        told = msgspec.json.encode(msgspec.structs.replace(start, cores=self._shares[place]))
+        told = msgspec.json.encode(msgspec.structs.replace(start, cores=self._cores[place]))
         assert process.stdin is not None
         with process.stdin as pipe:  # far less than a pipe holds, so nobody waits
             pipe.write(told + b"\n")
@@ -99,11 +120,3 @@ def usable_cores() -> tuple[int, ...]:
     else:
         cores = set(range(os.cpu_count() or 1))
     return tuple(sorted(cores))
-
-
-def options_for(options: LLMOptions, place: int, num_cores: int) -> LLMOptions:
-    """Return how a replica loads its model: with its own cores, and a GPU in turn where there are any."""
-    device = resolve_device(options.device)
-    if device.type == "cuda" and options.device in ("auto", "cuda"):
-        options = replace(options, device=f"cuda:{place % torch.cuda.device_count()}")
-    return replace(options, threads=options.threads or num_cores)

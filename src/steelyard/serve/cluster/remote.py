@@ -34,12 +34,14 @@ class Health:
     Attributes:
         ping_s: seconds between questions whether it is there.
         silence_s: it is dead once it has said nothing for so long.
+        step_s: or if its engine has work and has not ended a step for so long.
         start_s: seconds that it may take to begin; loading the model is not counted.
         close_s: seconds that it may take to end.
     """
 
     ping_s: float = 1.0
     silence_s: float = 10.0
+    step_s: float = 300.0
     start_s: float = 120.0
     close_s: float = 10.0
 
@@ -64,7 +66,7 @@ class RemoteReplica:
         self._numbers, self._observers = count(), list[Observer]()
         self._profile: asyncio.Future[wire.ModelProfile] = asyncio.get_running_loop().create_future()
         self._lost = asyncio.Event()
-        self._heard_s = now_s()
+        self._heard_s, self._stalled_s = now_s(), 0.0
         link.on_message, link.on_lost = self._take, self._note_loss
 
     async def load(self, load: wire.Load, health: Health) -> wire.ModelProfile:
@@ -123,6 +125,8 @@ class RemoteReplica:
         while not self._lost.is_set():
             if now_s() - self._heard_s > health.silence_s:
                 return f"it has said nothing for {health.silence_s:g} s"
+            if self._stalled_s > health.step_s:
+                return f"its engine has been at one step for {health.step_s:g} s"
             self._link.send(wire.Ping())
             try:
                 async with asyncio.timeout(health.ping_s):
@@ -150,8 +154,8 @@ class RemoteReplica:
                 self._answer(number, wire.raised(error))
             case wire.Stepped():
                 self._note_step(message)
-            case wire.Pong(status):
-                self.status = status or self.status
+            case wire.Pong(status, stalled_s):
+                self.status, self._stalled_s = status or self.status, stalled_s
             case wire.Picture():
                 self._note_picture(message)
             case wire.Ready(profile) if not self._profile.done():

@@ -120,13 +120,17 @@ class Stepped(Message, frozen=True):
 
 
 class Pong(Message, frozen=True):
-    """The answer to :class:`Ping`; ``None`` while the model is being loaded."""
+    """The answer to :class:`Ping`; no status while the model is being loaded.
+
+    ``stalled_s`` tells how long the engine has had work and not ended a step.
+    """
 
     status: ReplicaStatus | None
+    stalled_s: float
 
 
 class Picture(Message, frozen=True):
-    """The answer to :class:`Look`. ``age_s`` tells the sequences' times from now."""
+    """The answer to :class:`Look`; ``now_s`` is the time by the clock of the sequences' own."""
 
     sequences: tuple[LiveSequence, ...]
     kv_block_states: bytes

@@ -114,6 +114,7 @@ class Worker:
         self._llm: HostedLLM | None = None
         self._replica: EngineReplica | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._moved_s = 0.0  # when the engine last ended a step, or began to have work
         self._others: set[asyncio.Task[None]] = set()
         self._over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -132,6 +133,7 @@ class Worker:
             case wire.Load():
                 self._spawn(self._load_and_watch(message))
             case wire.Submit(number):
+                self._moved_s = self._moved_s if self._tasks else now_s()
                 task = asyncio.get_running_loop().create_task(self._work(message))
                 self._tasks[number] = task
                 task.add_done_callback(lambda done: self._tasks.pop(number, None))
@@ -140,7 +142,8 @@ class Worker:
             case wire.Shares(shares) if self._llm is not None:
                 self._llm.set_shares(dict(shares))
             case wire.Ping():
-                self._link.send(wire.Pong(None if self._llm is None else ReplicaStatus.of(self._llm.start())))
+                status = None if self._llm is None else ReplicaStatus.of(self._llm.start())
+                self._link.send(wire.Pong(status, now_s() - self._moved_s if self._tasks else 0.0))
             case wire.Look() if self._llm is not None:
                 engine = self._llm.start()
                 self._link.send(wire.Picture(engine.live_sequences(), engine.kv_block_states, now_s()))
@@ -179,6 +182,7 @@ class Worker:
 
     def _tell_step(self, record: StepRecord) -> None:
         assert self._llm is not None
+        self._moved_s = now_s()
         slim = replace(record, schedule=Schedule(grants=(), preempt=record.schedule.preempt))
         self._link.send(wire.Stepped(slim, ReplicaStatus.of(self._llm.start())))
 
