@@ -73,7 +73,7 @@ def run_server(load: Callable[[], ServeConfig], config_path: str | None = None) 
 def model_source(config: ServeConfig) -> ModelSource:
     """Return where models come from: engines of this process, or fleets of their own."""
     fleet = config.fleet
-    return DiskModels(config.engine) if fleet.replicas is None else FleetModels(config)
+    return DiskModels(config.engine) if fleet.replicas is None and fleet.cluster is None else FleetModels(config)
 
 
 def allow_open_files(num_files: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +28,7 @@ def test_cores_are_shared_out_evenly_and_all_of_them(num_cores: int, num_replica
 def test_each_replica_has_threads_for_its_cores_and_its_part_of_the_memory():
     launcher = ProcessLauncher(LLMOptions(device="cpu"), 3)
     for place, cores in enumerate(share_cores(usable_cores(), 3)):
-        options = launcher.options(place)
+        options = asyncio.run(launcher.options(place))
         assert (options.threads, options.num_neighbours) == (len(cores), 2)
-    assert ProcessLauncher(LLMOptions(device="cpu", threads=5), 2).options(1).threads == 5
+    assert asyncio.run(ProcessLauncher(LLMOptions(device="cpu", threads=5), 2).options(1)).threads == 5
     assert launcher.host is None

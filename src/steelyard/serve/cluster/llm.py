@@ -10,9 +10,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, final
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, cast, final
 
-from steelyard.core.errors import ParamsError
+from steelyard.core.errors import ParamsError, ResourceError
 from steelyard.core.params import SamplingParams
 from steelyard.cost.profile import Profile
 from steelyard.engine.build import grammar_store
@@ -135,9 +137,13 @@ class FleetModels:
 
     Args:
         config: of the server.
-        launcher: starts workers; ``None`` for processes of this machine that share its cores.
+        launcher: starts workers; ``None`` for what ``config`` says.
         load_text: loads a model's text side by its source.
         health: when replicas count as dead.
+
+    Raises:
+        ParamsError: if ``config`` names no cluster.
+        ResourceError: if it wants Ray, which is not installed.
     """
 
     def __init__(
@@ -149,7 +155,7 @@ class FleetModels:
         health: Health | None = None,
     ) -> None:
         self._config, self._num_replicas = config, config.fleet.replicas or 1
-        self._launcher = launcher or ProcessLauncher(config.engine, self._num_replicas)
+        self._launcher = launcher or _launcher(config)
         self._load_text, self._health = load_text or text_of, health or Health()
 
     async def need_bytes(self, spec: ModelSpec) -> int:
@@ -159,7 +165,7 @@ class FleetModels:
     async def load(self, spec: ModelSpec) -> FleetLLM:
         """Start the replicas."""
         config, launcher = self._config, self._launcher
-        loads = [wire.Load(spec.source, launcher.options(place)) for place in range(self._num_replicas)]
+        loads = [wire.Load(spec.source, await launcher.options(place)) for place in range(self._num_replicas)]
         crew = Crew(
             loads,
             launcher,
@@ -176,6 +182,17 @@ class FleetModels:
     async def put_away(self, llm: ServedLLM) -> None:
         """End the replicas."""
         await llm.close()
+
+
+def _launcher(config: ServeConfig) -> Launcher:
+    fleet, num_replicas = config.fleet, config.fleet.replicas or 1
+    if fleet.cluster is None:
+        return ProcessLauncher(config.engine, num_replicas)
+    if find_spec("ray") is None:
+        problem = "Ray is not installed"
+        raise ResourceError(problem, field="cluster", remedy="Run: pip install 'steelyard[cluster]'")
+    make = import_module("steelyard.serve.cluster.ray_hosts").RayLauncher
+    return cast(Launcher, make(config.engine, num_replicas, fleet.cluster))
 
 
 def text_of(source: str | None) -> TextParts:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import Protocol, final
@@ -37,7 +38,7 @@ class Launcher(Protocol):
     def host(self) -> str | None:
         """This machine's address, as workers reach it; ``None`` if they are on this machine."""
 
-    def options(self, place: int) -> LLMOptions:
+    async def options(self, place: int) -> LLMOptions:
         """Return how the replica in a place of the fleet, 0 being the first, loads its model."""
 
     async def launch(self, place: int, start: WorkerStart) -> Running:
@@ -86,7 +87,7 @@ class ProcessLauncher:
         self._options, self._command = options, tuple(command)
         self._cores = share_cores(usable_cores(), num_replicas)
 
-    def options(self, place: int) -> LLMOptions:
+    async def options(self, place: int) -> LLMOptions:
         """See :class:`Launcher`: threads for its cores, and GPUs in turn."""
         options, device = self._options, resolve_device(self._options.device)
         num_devices = torch.cuda.device_count() if device.type == "cuda" and options.device in ("auto", "cuda") else 1
@@ -96,13 +97,18 @@ class ProcessLauncher:
         return replace(options, threads=options.threads or len(self._cores[place]), num_neighbours=num_alike - 1)
 
     async def launch(self, place: int, start: WorkerStart) -> WorkerProcess:
-        """See :class:`Launcher`. What the worker is told goes through a pipe: others could read its command line."""
-        process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        """See :class:`Launcher`."""
         told = msgspec.json.encode(msgspec.structs.replace(start, cores=self._cores[place]))
-        assert process.stdin is not None
-        with process.stdin as pipe:  # far less than a pipe holds, so nobody waits
-            pipe.write(told + b"\n")
-        return WorkerProcess(process)
+        return WorkerProcess(start_worker(self._command, told))
+
+
+def start_worker(command: Sequence[str], told: bytes) -> subprocess.Popen[bytes]:
+    """Start a worker and tell it ``told``, through a pipe: others could read its command line."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as pipe:  # far less than a pipe holds, so nobody waits
+        pipe.write(told + b"\n")
+    return process
 
 
 def share_cores(cores: Sequence[int], num_replicas: int) -> tuple[tuple[int, ...], ...]:
