@@ -23,14 +23,16 @@ from steelyard.core.errors import EngineBusyError, EngineStoppedError, NoReplica
 from steelyard.core.params import SamplingParams
 from steelyard.core.request import FinishReason, Request
 from steelyard.engine.config import EngineConfig
+from steelyard.engine.engine import Engine
 from steelyard.engine.executor import ModelledExecutor, SyntheticTokens
 from steelyard.fleet.dispatcher import DispatchConfig, Dispatcher
+from steelyard.fleet.replica import EngineReplica
 from steelyard.policies.route import ROUTE_POLICIES, make_route_policy
 from steelyard.policies.schedule import SCHEDULE_POLICIES, make_schedule_policy
 from steelyard.policies.schedule.types import SchedulePolicy
 from steelyard.policies.schedule.vtc import VtcConfig, VtcPolicy
 from steelyard.sim.fairness import ServiceMeter
-from steelyard.sim.fleet import ModelledFleet
+from steelyard.sim.fleet import Built, FaultyExecutor, ModelledFleet
 from steelyard.sim.virtual import run_virtual
 
 ONE_SEED = os.environ.get("CONTROL_PLANE_SEED")
@@ -151,12 +153,12 @@ async def crowd(dispatcher: Dispatcher, world: World, rng: Random) -> list[Story
     return stories
 
 
-async def misfortunes(fleet: ModelledFleet, world: World, rng: Random) -> None:
+async def misfortunes(fleet: ModelledFleet[FaultyExecutor], world: World, rng: Random) -> None:
     """Kill, slow down and break machines, one after another; the dead come back after a while."""
     for _ in range(world.num_faults):
         await sleep_s(rng.expovariate(8.0))
         place = rng.randrange(world.num_places)
-        executor = fleet.executor(place)
+        executor = fleet.machine(place)
         kind = rng.choice(["kill", "slow", "fail"])
         if executor is None:
             fleet.start(place)
@@ -167,24 +169,32 @@ async def misfortunes(fleet: ModelledFleet, world: World, rng: Random) -> None:
         else:
             executor.num_failures += rng.randint(1, 2)
     for place in range(world.num_places):
-        if fleet.executor(place) is None:
+        if fleet.machine(place) is None:
             fleet.start(place)
+
+
+def make_fleet(
+    num_places: int, dispatcher: Dispatcher, config: EngineConfig, make_policy: Callable[[], SchedulePolicy]
+) -> ModelledFleet[FaultyExecutor]:
+    def build(place: int, name: str) -> Built[FaultyExecutor]:
+        executor = FaultyExecutor(ModelledExecutor(step_seconds, TOKENS))
+        engine = Engine(config, executor, make_policy(), vocab_size=VOCABULARY)
+        return Built(engine, executor, EngineReplica(name, engine))
+
+    fleet = ModelledFleet(dispatcher, build)
+    for place in range(num_places):
+        fleet.start(place)
+    return fleet
 
 
 async def live(world: World, make_policy: Callable[[], SchedulePolicy]) -> list[Story]:
     dispatcher = Dispatcher(make_route_policy(world.route), world.dispatch)
-    fleet = ModelledFleet(
-        world.num_places,
-        dispatcher,
-        world.config,
-        make_executor=lambda: ModelledExecutor(step_seconds, TOKENS),
-        make_policy=make_policy,
-        vocab_size=VOCABULARY,
-    )
+    fleet = make_fleet(world.num_places, dispatcher, world.config, make_policy)
     fate = asyncio.create_task(misfortunes(fleet, world, Random(world.seed + 1)))
     stories = await crowd(dispatcher, world, Random(world.seed + 2))
     await fate
     await sleep_s(100.0)  # what was cancelled leaves at the next step boundary
+    fleet.check_invariants()
     fleet.check_idle()
     await fleet.close()
     return stories
@@ -270,14 +280,8 @@ def test_a_light_tenant_is_answered_while_a_heavy_one_floods_the_fleet() -> None
         async def main() -> float:
             world = replace(make_world(0), num_places=2, route="least_loaded", dispatch=DispatchConfig(block_size=4))
             dispatcher = Dispatcher(make_route_policy(world.route), world.dispatch)
-            fleet = ModelledFleet(
-                2,
-                dispatcher,
-                EngineConfig(max_model_len=48, num_kv_blocks=48, block_size=4, max_num_seqs=4),
-                make_executor=lambda: ModelledExecutor(step_seconds, TOKENS),
-                make_policy=lambda: make_schedule_policy(policy),
-                vocab_size=VOCABULARY,
-            )
+            config = EngineConfig(max_model_len=48, num_kv_blocks=48, block_size=4, max_num_seqs=4)
+            fleet = make_fleet(2, dispatcher, config, lambda: make_schedule_policy(policy))
             rng = Random(3)
             flood = [replace(make_request(rng, n, [()]), tenant="heavy", deadline_s=None) for n in range(num_heavy)]
             heavy = [asyncio.create_task(follow(dispatcher, Story(request))) for request in flood]

@@ -12,11 +12,13 @@ from steelyard.core.errors import EngineStoppedError
 from steelyard.core.params import SamplingParams
 from steelyard.core.request import FinishReason, Request
 from steelyard.engine.config import EngineConfig
+from steelyard.engine.engine import Engine
 from steelyard.engine.executor import ModelledExecutor, SyntheticTokens
 from steelyard.fleet.dispatcher import DispatchConfig, Dispatcher
+from steelyard.fleet.replica import EngineReplica
 from steelyard.policies.route import make_route_policy
 from steelyard.policies.schedule import make_schedule_policy
-from steelyard.sim.fleet import FaultyExecutor, ModelledFleet
+from steelyard.sim.fleet import Built, FaultyExecutor, ModelledFleet
 from steelyard.sim.virtual import run_virtual
 
 EMPTY = Batch(0, ())
@@ -27,15 +29,18 @@ def machine() -> ModelledExecutor:
     return ModelledExecutor(lambda batch: 0.5, SyntheticTokens(10))
 
 
-def make_fleet(num_places: int) -> ModelledFleet:
-    return ModelledFleet(
-        num_places,
-        Dispatcher(make_route_policy("round_robin"), DispatchConfig()),
-        EngineConfig(max_model_len=32, num_kv_blocks=8, block_size=4),
-        make_executor=machine,
-        make_policy=lambda: make_schedule_policy("fcfs"),
-        vocab_size=10,
-    )
+def build(place: int, name: str) -> Built[FaultyExecutor]:
+    executor = FaultyExecutor(machine())
+    config = EngineConfig(max_model_len=32, num_kv_blocks=8, block_size=4)
+    engine = Engine(config, executor, make_schedule_policy("fcfs"), vocab_size=10)
+    return Built(engine, executor, EngineReplica(name, engine))
+
+
+def make_fleet(num_places: int) -> ModelledFleet[FaultyExecutor]:
+    fleet = ModelledFleet(Dispatcher(make_route_policy("round_robin"), DispatchConfig()), build)
+    for place in range(num_places):
+        fleet.start(place)
+    return fleet
 
 
 def test_a_machine_slows_down_and_fails_as_told():
@@ -60,7 +65,7 @@ def test_a_killed_replica_leaves_and_a_fresh_one_has_a_new_name():
         fleet = make_fleet(2)
         await fleet.kill(0)
         await fleet.kill(0)
-        assert fleet.executor(0) is None
+        assert fleet.machine(0) is None
         assert [view.id for view in fleet.dispatcher.views()] == ["replica-1.1"]
         fleet.start(0)
         assert [view.id for view in fleet.dispatcher.views()] == ["replica-1.1", "replica-0.2"]
@@ -105,5 +110,20 @@ def test_what_is_left_behind_is_found():
         await asyncio.sleep(1.0)
         fleet.check_idle()
         await fleet.close()
+
+    run_virtual(main())
+
+
+def test_a_retired_replica_ends_what_it_has_and_gets_nothing_more():
+    async def main() -> None:
+        fleet = make_fleet(1)
+        stream = fleet.dispatcher.stream(REQUEST)
+        await anext(stream)
+        leaving = asyncio.create_task(fleet.retire(0))
+        await asyncio.sleep(0)
+        assert fleet.dispatcher.views() == ()
+        assert [increment.finish_reason async for increment in stream][-1] is FinishReason.LENGTH
+        await leaving
+        assert fleet.standing() == {}
 
     run_virtual(main())

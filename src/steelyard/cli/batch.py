@@ -66,8 +66,7 @@ def batch(
     config = _config(engine, concurrency, order, max_num_seqs)
     offline = import_module("steelyard.serve.batch.offline")
     job = offline.FileJob(input=requests, output=answers)
-    configure_logging()
-    logging.getLogger("steelyard.serve").setLevel(logging.WARNING)  # it would tell of every line
+    configure_logging(logging.WARNING)  # the server's notices would tell of every line
     model = engine.model or config.models[0].names[0]
     with Stopwatch() as watch, closing(offline.open_job(job, model)) as store, _bar(model) as bar:
         told = offline.Progress(begin=bar.begin, answers=bar.count)

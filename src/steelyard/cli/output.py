@@ -80,13 +80,13 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in padded)
 
 
-def configure_logging() -> None:
-    """Show notices of the logger ``steelyard`` on standard error, once however often this is called."""
+def configure_logging(level: int = logging.INFO) -> None:
+    """Show notices of ``level`` and above on standard error, once however often this is called."""
     logger = logging.getLogger("steelyard")
     for old in [handler for handler in logger.handlers if isinstance(handler, RichHandler)]:
         logger.removeHandler(old)
     logger.addHandler(RichHandler(console=error_console(), show_time=False, show_path=False, rich_tracebacks=False))
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
     logger.propagate = False
 
 

@@ -57,6 +57,11 @@ class CompletionState:
         """Tokens of the output so far."""
         return self.sequence.num_output_tokens
 
+    @property
+    def num_tokens_left(self) -> int | None:
+        """Tokens until it ends by its length; ``None`` if something else may end it before."""
+        return self._checker.num_tokens_left
+
     def push(self, token: SampledToken) -> None:
         """Append a token; sets :attr:`finish_reason` if it is the last."""
         self.sequence.tokens.append(token.token_id)

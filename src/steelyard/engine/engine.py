@@ -22,6 +22,7 @@ from steelyard.core.request import FinishReason, Request
 from steelyard.core.sequence import Sequence, SequenceStatus
 from steelyard.core.units import ceil_div
 from steelyard.engine.admission import check_request
+from steelyard.engine.coasting import MIN_STEPS, Coaster, steady_steps
 from steelyard.engine.completion import CompletionState, TextFactory
 from steelyard.engine.config import EngineConfig
 from steelyard.engine.constraints import GrammarStore, check_constraint
@@ -66,6 +67,8 @@ class Engine:
         vocab_size: for checking token ids in requests.
         observers: called after each step.
         grammars: compiled constraints, the same that ``executor`` follows; ``None`` refuses requests with any.
+        coaster: takes runs of equal decode steps by itself (:mod:`steelyard.engine.coasting`), the same machine as
+            ``executor``; needs a steady policy and no overlapped steps.
     """
 
     def __init__(
@@ -79,10 +82,11 @@ class Engine:
         text: TextFactory | None = None,
         observers: tuple[Observer, ...] = (),
         grammars: GrammarStore | None = None,
+        coaster: Coaster | None = None,
     ) -> None:
         self.config, self._executor, self._policy = config, executor, policy
         self._vocab_size, self._eos, self._text, self._observers = vocab_size, eos_token_ids, text, list(observers)
-        self._grammars = grammars
+        self._grammars, self._coaster = grammars, coaster
         self._kv = KVManager(
             KVCacheConfig(
                 num_blocks=config.num_kv_blocks,
@@ -111,6 +115,8 @@ class Engine:
         self._rng, self._ids = Random(config.seed), count()
         self._num_steps, self._num_in_inbox, self._num_failed_in_a_row = 0, 0, 0
         self._flight: _Flight | None = None
+        self._coasting: Schedule | None = None
+        self._under_way: Batch | None = None  # of a coast that somebody looked at
         self._closed = self._released = False
 
     # -- the front door -------------------------------------------------------------------------------------------
@@ -244,7 +250,7 @@ class Engine:
             raise
 
     async def step(self) -> None:
-        """Receive, schedule, execute, commit."""
+        """Receive, schedule, execute, commit; and coast, if a coaster is there and nothing is to be decided."""
         async with self._stepping:
             start_s = now_s()
             self._receive()
@@ -258,8 +264,55 @@ class Engine:
                 output = StepOutput({})
             else:
                 self._advance(batch)
-                self._commit(batch, output)
-            self._observe(start_s, schedule, batch, output)
+                self._commit(batch, output, now_s())
+            self._observe(start_s, now_s(), schedule, batch, output)
+            if self._coaster is not None:
+                await self._coast(self._coaster, batch)
+
+    async def _coast(self, coaster: Coaster, last: Batch) -> None:
+        """Let the machine repeat ``last``, one token further each time, until something could change."""
+        num_steps = self._num_steady_steps(last)
+        if num_steps < MIN_STEPS:
+            return
+        sequences = [work.sequence for work in last.works if work.sequence.status is SequenceStatus.RUNNING]
+        self._coasting = Schedule(grants=tuple(Grant(sequence.id, 1) for sequence in sequences))
+        coaster.set_off([sequence.num_tokens for sequence in sequences], num_steps)
+        try:
+            await coaster.arrive()
+        finally:
+            self.settle()
+            self._coasting = self._under_way = None
+
+    def _num_steady_steps(self, last: Batch) -> int:
+        """Return how many steps like ``last`` the policy would ask for; 0 unless that decoded whoever runs."""
+        table = self._table
+        decoded = {work.sequence.id for work in last.works if work.start >= work.sequence.num_prompt_tokens}
+        no_seat = len(table.running) >= self.config.max_num_seqs and len(last.works) == len(table.running)
+        if self._inbox or self._closed or (table.waiting and not no_seat):
+            return 0
+        if len(decoded) < len(last.works) or not {sequence.id for sequence in table.running} <= decoded:
+            return 0
+        return steady_steps(
+            table.running,
+            lambda sequence: self._completions[sequence.id][1].num_tokens_left,
+            self._kv.num_held_blocks,
+            num_free_blocks=self._kv.num_free_blocks,
+            block_size=self.config.block_size,
+        )
+
+    def settle(self) -> None:
+        """Commit the steps of a coast that are over by now. Whoever looks at the engine from outside calls it first."""
+        if self._coaster is None or self._coasting is None:
+            return
+        for start_s, end_s in self._coaster.passed():
+            batch = self._under_way or self._plan(self._coasting)
+            output = self._coaster.tokens(batch)
+            self._advance(batch)
+            self._commit(batch, output, end_s)
+            self._observe(start_s, end_s, self._coasting, batch, output)
+            self._under_way = None
+        if self._coaster.is_going and self._under_way is None:
+            self._under_way = self._plan(self._coasting)
 
     async def overlapped_step(self) -> None:
         """Receive and schedule one step while the one before executes; commit that one; let the new one execute.
@@ -284,7 +337,7 @@ class Engine:
         works = tuple(work for work in batch.works if work.sequence.status is SequenceStatus.RUNNING)
         batch = Batch(batch.step, works)
         if not works:
-            self._observe(start_s, schedule, batch, StepOutput({}))
+            self._observe(start_s, now_s(), schedule, batch, StepOutput({}))
             return
         self._view.sampling = frozenset(work.sequence.id for work in works if work.reaches_end)
         self._advance(batch)
@@ -304,9 +357,9 @@ class Engine:
             error, output = caught, StepOutput({})
             self._fail(flight.batch, caught)
         else:
-            self._commit(flight.batch, output)
+            self._commit(flight.batch, output, now_s())
         self._view.sampling = frozenset()
-        self._observe(flight.start_s, flight.schedule, flight.batch, output)
+        self._observe(flight.start_s, now_s(), flight.schedule, flight.batch, output)
         return error is None
 
     def _requeue(self, batch: Batch) -> None:
@@ -323,6 +376,8 @@ class Engine:
         self._closed = self._released = True
         self._wake.set()
         self._room.set()
+        if self._coaster is not None:
+            self._coaster.stop()
         stopped = EngineStoppedError("it was closed while working", field="engine", remedy="Make a new one")
         async with self._stepping:
             await self._land()
@@ -339,11 +394,13 @@ class Engine:
         for sequence_id in schedule.preempt:
             self._kv.release(self._table[sequence_id])
             self._table.preempt(self._table[sequence_id])
-        works = tuple(self._carry_out(grant) for grant in schedule.grants)
-        assert works or schedule.preempt, "the policy does nothing although sequences wait"
-        batch = Batch(self._num_steps, works)
+        assert schedule.grants or schedule.preempt, "the policy does nothing although sequences wait"
+        return schedule, self._plan(schedule)
+
+    def _plan(self, schedule: Schedule) -> Batch:
+        batch = Batch(self._num_steps, tuple(self._carry_out(grant) for grant in schedule.grants))
         self._num_steps += 1
-        return schedule, batch
+        return batch
 
     def _carry_out(self, grant: Grant) -> SequenceWork:
         sequence = self._table[grant.sequence_id]
@@ -361,8 +418,7 @@ class Engine:
         for work in batch.works:
             work.sequence.num_computed_tokens = work.end
 
-    def _commit(self, batch: Batch, output: StepOutput) -> None:
-        now = now_s()
+    def _commit(self, batch: Batch, output: StepOutput, now: float) -> None:
         self._num_failed_in_a_row = 0
         for work in batch.works:
             sequence = work.sequence
@@ -392,6 +448,8 @@ class Engine:
     def _post(self, command: Callable[[], None]) -> None:
         self._inbox.append(command)
         self._wake.set()
+        if self._coaster is not None:
+            self._coaster.stop()
 
     def _sequence(self, request: Request, index: int) -> Sequence:
         seed = request.params.seed if request.params.seed is not None else self._rng.getrandbits(_SEED_BITS)
@@ -503,13 +561,13 @@ class Engine:
         timer = loop.call_at(deadline_s, self._post, lambda: self._end(response, FinishReason.DEADLINE))
         self._deadlines[response.request.id] = timer
 
-    def _observe(self, start_s: float, schedule: Schedule, batch: Batch, output: StepOutput) -> None:
+    def _observe(self, start_s: float, end_s: float, schedule: Schedule, batch: Batch, output: StepOutput) -> None:
         if not self._observers:
             return
         record = StepRecord(
             step=batch.step,
             start_s=start_s,
-            end_s=now_s(),
+            end_s=end_s,
             schedule=schedule,
             works=tuple((work.sequence.id, work.start, work.num_tokens) for work in batch.works),
             sampled=tuple(output.sampled),

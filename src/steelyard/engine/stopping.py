@@ -105,6 +105,13 @@ class StopChecker:
         """The decision, once there is one."""
         return self._decision
 
+    @property
+    def num_tokens_left(self) -> int | None:
+        """Tokens until the length ends it; ``None`` if a token or a string may end it before."""
+        if self._eos or self._constraint_end or self._stop_token_ids or self._matchers:
+            return None
+        return self._max_tokens - self._num_tokens
+
     def push(self, token_id: int, piece: str, *, completes: bool = False) -> StopDecision | None:
         """Take the next token and the text it made definite (often none); return the decision if this ends it.
 

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from steelyard.core.errors import ParamsError
 
 _MAX_DOUBLINGS = 40
+_MAX_HALVINGS = 10
 
 
 def goodput(is_met: Callable[[float], bool], *, start_per_s: float = 1.0, tolerance: float = 0.02) -> float:
-    """Return the highest rate that ``is_met``, within ``tolerance`` of it from below; 0 if not even a small one is.
+    """Return the highest rate that ``is_met``, within ``tolerance`` of it from below; 0 if none is.
 
-    Rates double from ``start_per_s`` until one is not met, or are halved until one is; then the interval is bisected.
-    With noisy answers the boundary found is one of several.
+    Rates double from ``start_per_s`` until one is not met, or are halved until one is, but not below a thousandth
+    of it; then the interval is bisected. With noisy answers the boundary found is one of several.
 
     Args:
         is_met: asked about requests per second.
@@ -46,7 +47,7 @@ def _bracket(is_met: Callable[[float], bool], start: float) -> tuple[float, floa
                 return rate, 2 * rate
             rate *= 2
         raise ParamsError(f"even {rate:g}/s is met", field="rate", remedy="Check the workload: it asks for nothing")
-    for _ in range(_MAX_DOUBLINGS):
+    for _ in range(_MAX_HALVINGS):
         rate /= 2
         if is_met(rate):
             return rate, 2 * rate

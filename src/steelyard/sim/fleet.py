@@ -10,17 +10,19 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import final
+from typing import Generic, TypeVar, final
 
 from steelyard.core.batch import Batch, StepOutput
 from steelyard.core.clock import now_s, sleep_s
 from steelyard.core.errors import EngineStoppedError
-from steelyard.engine.config import EngineConfig
 from steelyard.engine.engine import Engine
 from steelyard.engine.executor import Executor
 from steelyard.fleet.dispatcher import Dispatcher
-from steelyard.fleet.replica import EngineReplica
-from steelyard.policies.schedule.types import SchedulePolicy
+from steelyard.fleet.replica import Replica
+
+MachineT = TypeVar("MachineT")
+
+_RETIRING_LOOKS_S = 1.0
 
 
 @final
@@ -57,86 +59,98 @@ class FaultyExecutor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Machine:
-    """A running replica and what it is made of."""
+class Built(Generic[MachineT]):
+    """What stands in a place: an engine, the machine that computes its steps, and how the fleet reaches it."""
 
-    replica: EngineReplica
     engine: Engine
-    executor: FaultyExecutor
+    machine: MachineT
+    replica: Replica
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing(Generic[MachineT]):
+    built: Built[MachineT]
     loop: asyncio.Task[None]
 
 
 @final
-class ModelledFleet:
+class ModelledFleet(Generic[MachineT]):
     """Places 0 … n − 1, each with a replica or, after :meth:`kill`, empty. To be made inside the running loop.
 
     Args:
-        num_places: how many.
         dispatcher: the replicas join it; requests go through it.
-        config: of every engine.
-        make_executor: makes a machine.
-        make_policy: makes an engine's scheduling policy.
-        vocab_size: for checking token ids in requests.
+        build: makes what stands in a place, given the place and a name that no other replica has had.
     """
 
-    def __init__(
-        self,
-        num_places: int,
-        dispatcher: Dispatcher,
-        config: EngineConfig,
-        *,
-        make_executor: Callable[[], Executor],
-        make_policy: Callable[[], SchedulePolicy],
-        vocab_size: int,
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, build: Callable[[int, str], Built[MachineT]]) -> None:
         self.dispatcher = dispatcher
-        self._config, self._vocab_size = config, vocab_size
-        self._make_executor, self._make_policy = make_executor, make_policy
-        self._machines: dict[int, _Machine] = {}
+        self._build = build
+        self._standing: dict[int, _Standing[MachineT]] = {}
         self._num_started = 0
-        for place in range(num_places):
-            self.start(place)
 
-    def start(self, place: int) -> None:
-        """Put a fresh replica in an empty place."""
-        assert place not in self._machines, f"place {place} is taken"
-        executor = FaultyExecutor(self._make_executor())
-        engine = Engine(self._config, executor, self._make_policy(), vocab_size=self._vocab_size)
-        replica = EngineReplica(f"replica-{place}.{self._num_started}", engine)
+    def start(self, place: int) -> Built[MachineT]:
+        """Put a fresh replica in an empty place and return it."""
+        assert place not in self._standing, f"place {place} is taken"
+        built = self._build(place, f"replica-{place}.{self._num_started}")
         self._num_started += 1
-        loop = asyncio.get_running_loop().create_task(engine.run(), name=replica.id)
-        self._machines[place] = _Machine(replica, engine, executor, loop)
-        self.dispatcher.join(replica)
+        loop = asyncio.get_running_loop().create_task(built.engine.run(), name=built.replica.id)
+        self._standing[place] = _Standing(built, loop)
+        self.dispatcher.join(built.replica)
+        return built
 
     async def kill(self, place: int) -> None:
         """Let a replica die in the middle of what it does; an empty place stays empty."""
-        machine = self._machines.pop(place, None)
-        if machine is None:
+        standing = self._standing.pop(place, None)
+        if standing is None:
             return
-        machine.loop.cancel()
+        standing.built.engine.settle()
+        await sleep_s(0.0)  # whoever reads along has what was computed before
+        standing.loop.cancel()
         with suppress(asyncio.CancelledError, EngineStoppedError):  # its machine may have failed too often before
-            await machine.loop
-        await machine.engine.close()
-        self.dispatcher.leave(machine.replica.id)
+            await standing.loop
+        await standing.built.engine.close()
+        self.dispatcher.leave(standing.built.replica.id)
 
-    def executor(self, place: int) -> FaultyExecutor | None:
+    async def retire(self, place: int) -> None:
+        """Give a replica nothing more, let it finish what it has, and empty its place."""
+        standing = self._standing.pop(place)
+        self.dispatcher.leave(standing.built.replica.id)
+        while standing.built.engine.load().num_running or standing.built.engine.load().num_waiting:
+            await sleep_s(_RETIRING_LOOKS_S)
+        await _close(standing)
+
+    def standing(self) -> dict[int, Built[MachineT]]:
+        """Return what stands where, in the order of starting."""
+        return {place: standing.built for place, standing in self._standing.items()}
+
+    def machine(self, place: int) -> MachineT | None:
         """Return the machine at a place, to be slowed down or made to fail; ``None`` for an empty place."""
-        machine = self._machines.get(place)
-        return None if machine is None else machine.executor
+        standing = self._standing.get(place)
+        return None if standing is None else standing.built.machine
 
     async def close(self) -> None:
         """Close every engine."""
-        for machine in self._machines.values():
-            await machine.engine.close()
-            with suppress(EngineStoppedError):
-                await machine.loop
+        for standing in self._standing.values():
+            await _close(standing)
+
+    def check_invariants(self) -> None:
+        """Raise ``AssertionError`` if an engine's books contradict each other; slow."""
+        for standing in self._standing.values():
+            standing.built.engine.settle()
+            standing.built.engine.check_invariants()
 
     def check_idle(self) -> None:
         """Raise ``AssertionError`` unless nothing runs, nothing waits, and every KV block is free."""
-        for machine in self._machines.values():
-            machine.engine.check_invariants()
-            load = machine.engine.load()
+        for standing in self._standing.values():
+            engine = standing.built.engine
+            load = engine.load()
             assert (load.num_running, load.num_waiting, load.num_promised_blocks) == (0, 0, 0), "a sequence is left"
-            assert load.num_free_blocks == self._config.num_kv_blocks, "a block leaked"
+            assert load.num_free_blocks == engine.config.num_kv_blocks, "a block leaked"
         for view in self.dispatcher.views():
             assert (view.num_outstanding_requests, view.num_outstanding_tokens) == (0, 0), "a request is still counted"
+
+
+async def _close(standing: _Standing[MachineT]) -> None:
+    await standing.built.engine.close()
+    with suppress(EngineStoppedError):
+        await standing.loop

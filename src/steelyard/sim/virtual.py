@@ -2,8 +2,13 @@
 
 Engine, front door and policies tell the time by the running loop (:mod:`steelyard.core.clock`), so the same objects
 run on the machine's clock under an ordinary loop and on virtual time here. A run is deterministic: callbacks run in
-the order in which they became ready, timers in the order of (time, insertion), sets of tasks (``TaskGroup``,
+the order in which they became ready, timers in the order of (time, rank, insertion), sets of tasks (``TaskGroup``,
 ``asyncio.all_tasks``) iterate in an order that does not depend on memory addresses. Sets of bare futures do.
+
+Asyncio's timers have rank 0. One of a higher rank (:meth:`VirtualLoop.call_at_rank`) runs when everything of its time
+and of lower ranks, with all that came of it, is over. So what happens at one moment has an order that does not depend
+on who began to wait first: a machine that foresees a hundred steps ends the last of them exactly when one does that
+takes them one by one.
 
 Virtual time is a float of seconds from 0. The clock is set to exactly the time that a timer names, never advanced by a
 difference, so nothing drifts; but ``sleep(0.1)`` ten times ends at 0.1 added up ten times, 0.9999999999999999. Times
@@ -29,6 +34,9 @@ from steelyard.core.errors import ParamsError, SteelyardError
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 
+LAST_RANK = 1 << 30
+"""Of what looks on: it sees a moment when all else is over."""
+
 _MIN_CANCELLED = 64
 _NUM_NAMED_TASKS = 5
 
@@ -51,7 +59,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now_s = 0.0
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._now_rank = 0
+        self._timers: list[tuple[float, int, int, asyncio.TimerHandle]] = []
         self._num_cancelled = 0
         self._sequence = itertools.count()
         self.set_task_factory(_make_task)
@@ -74,12 +83,25 @@ class VirtualLoop(asyncio.BaseEventLoop):
         Raises:
             ParamsError: if ``when`` is not a number (NaN).
         """
+        return self._add_timer(when, 0, callback, args, context)
+
+    def call_at_rank(self, when: float, rank: int, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        """Run ``callback()`` at time ``when``, after all that happens then at lower ranks; see :meth:`call_at`."""
+        return self._add_timer(when, rank, callback, (), None)
+
+    def is_past(self, when: float, rank: int) -> bool:
+        """Return whether a timer of that time and rank would have run by now, or is running."""
+        return (when, rank) <= (self._now_s, self._now_rank)
+
+    def _add_timer(
+        self, when: float, rank: int, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
+    ) -> asyncio.TimerHandle:
         if math.isnan(when):
             raise ParamsError("the time is not a number (NaN)", field="when", remedy="Give a finite time in seconds")
         self._check_closed()
         timer = asyncio.TimerHandle(when, callback, args, self, context)
         timer._scheduled = True  # type: ignore[attr-defined]  # asyncio's mark of a timer that waits in a heap
-        heapq.heappush(self._timers, (when, next(self._sequence), timer))
+        heapq.heappush(self._timers, (when, rank, next(self._sequence), timer))
         return timer
 
     def call_later(
@@ -126,24 +148,30 @@ class VirtualLoop(asyncio.BaseEventLoop):
         when = self._timers[0][0] if self._timers else math.inf
         if when == math.inf:
             raise _deadlock(self)
-        self._now_s = max(self._now_s, when)
+        if when > self._now_s:
+            self._now_s, self._now_rank = when, 0
 
     def _release_due(self) -> None:
+        """Make timers ready that are due: all of rank 0, or one of a higher rank if nothing else is ready."""
         while self._timers and self._timers[0][0] <= self._now_s:
-            _, _, timer = heapq.heappop(self._timers)
+            rank, timer = self._timers[0][1], self._timers[0][3]
+            if rank and self._ready:
+                return
+            heapq.heappop(self._timers)
             if timer.cancelled():
                 self._num_cancelled -= 1
-            else:
-                timer._scheduled = False  # type: ignore[attr-defined]
-                self._ready.append(timer)
+                continue
+            timer._scheduled = False  # type: ignore[attr-defined]
+            self._now_rank = max(self._now_rank, rank)
+            self._ready.append(timer)
 
     def _drop_cancelled(self) -> None:
         """Take cancelled timers off the front, and out of the middle once they are most of the heap."""
         if self._num_cancelled > max(_MIN_CANCELLED, len(self._timers) // 2):
-            self._timers = [entry for entry in self._timers if not entry[2].cancelled()]
+            self._timers = [entry for entry in self._timers if not entry[3].cancelled()]
             heapq.heapify(self._timers)
             self._num_cancelled = 0
-        while self._timers and self._timers[0][2].cancelled():
+        while self._timers and self._timers[0][3].cancelled():
             heapq.heappop(self._timers)
             self._num_cancelled -= 1
 
@@ -168,6 +196,21 @@ class _OrderedTask(asyncio.Task[_T]):
 
     def __hash__(self) -> int:
         return self._ordinal
+
+
+async def until(when: float, rank: int = 0) -> None:
+    """Suspend the calling task to virtual time ``when``, exactly; see :meth:`VirtualLoop.call_at_rank`."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop), "this needs virtual time"
+    arrival: asyncio.Future[None] = loop.create_future()
+    loop.call_at_rank(when, rank, lambda: resolve(arrival))
+    await arrival
+
+
+def resolve(future: asyncio.Future[None]) -> None:
+    """Let go on whoever waits for ``future``, unless it was cancelled."""
+    if not future.done():
+        future.set_result(None)
 
 
 def run_virtual(main: Coroutine[Any, Any, _T]) -> _T:

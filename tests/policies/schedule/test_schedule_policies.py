@@ -148,3 +148,12 @@ def test_a_starvation_bound_is_a_finite_number_of_seconds(config, wrong):
 
 def test_the_default_bound_is_thirty_seconds():
     assert PriorityConfig().starvation_s == ShortestFirstConfig().starvation_s == 30.0
+
+
+def test_prefill_first_lets_decodes_wait_for_prompts_and_only_for_them():
+    decoding, newcomer = Seq(0, num_tokens=9, num_computed_tokens=8), Seq(1, num_tokens=12)
+    policy = make_schedule_policy("prefill_first")
+    with_a_prompt = View(running=[decoding], waiting=[newcomer], tables={0: "abc"})
+    assert policy(with_a_prompt) == Schedule(grants=(Grant(1, 12),))
+    without = View(running=[decoding], tables={0: "abc"})
+    assert policy(without) == Schedule(grants=(Grant(0, 1),))

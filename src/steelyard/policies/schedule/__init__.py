@@ -7,6 +7,7 @@ from typing import Any
 
 from steelyard.policies.registry import make_registered
 from steelyard.policies.schedule.fcfs import make_fcfs
+from steelyard.policies.schedule.prefill_first import make_prefill_first
 from steelyard.policies.schedule.priority import make_priority
 from steelyard.policies.schedule.shortest_first import make_shortest_first
 from steelyard.policies.schedule.static import make_static
@@ -15,11 +16,16 @@ from steelyard.policies.schedule.vtc import make_vtc
 
 SCHEDULE_POLICIES: dict[str, Callable[..., SchedulePolicy]] = {
     "fcfs": make_fcfs,
+    "prefill_first": make_prefill_first,
     "priority": make_priority,
     "shortest_first": make_shortest_first,
     "static": make_static,
     "vtc": make_vtc,
 }
+
+# While all that runs decodes and nobody can be admitted, these say the same in every step, and being asked less often
+# does not change what they say later. ``priority`` changes its order as sequences grow old, ``vtc`` keeps an account.
+STEADY_POLICIES = frozenset({"fcfs", "prefill_first", "shortest_first", "static"})
 
 
 def make_schedule_policy(name: str, **options: Any) -> SchedulePolicy:

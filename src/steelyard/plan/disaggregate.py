@@ -1,0 +1,149 @@
+"""What instances serve within their objectives, asked of the simulator: for a phase each, or for both together.
+
+:mod:`steelyard.plan.place` chooses among the answers. Every question is one bisection over request rates
+(:mod:`steelyard.plan.goodput`), every step of it a simulation of requests drawn by the same seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from steelyard.plan.goodput import goodput
+from steelyard.plan.phases import Instance, Limits, Link, Pool, serve_apart
+from steelyard.plan.place import Kind, Placement, kinds, place, split
+from steelyard.sim.result import RequestRecord, Slo
+from steelyard.sim.traces.synthetic import Lengths, SyntheticConfig, synthetic_trace
+from steelyard.sim.traces.types import Trace, TraceRequest
+
+_TOLERANCE = 0.05
+_FOREVER_S = 1e12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Requests and what counts as serving them well.
+
+    Attributes:
+        lengths: draws prompts and answers.
+        slo: objective of a request.
+        share: of the requests that must be within it.
+        count: requests per simulation, at least.
+        duration_s: of a simulation's arrivals, at least: long enough for what is served to be what comes.
+        seed: of times and lengths.
+    """
+
+    lengths: Lengths
+    slo: Slo
+    share: float = 0.9
+    count: int = 300
+    duration_s: float = 20.0
+    seed: int = 0
+
+    def trace(self, rate_per_s: float) -> Trace:
+        """Return the requests, coming by a Poisson process of this rate."""
+        count = max(self.count, math.ceil(rate_per_s * self.duration_s))
+        config = SyntheticConfig(rate=rate_per_s, count=count, duration_s=_FOREVER_S)
+        return synthetic_trace(config, self.lengths, self.seed)
+
+    def is_met(self, records: Sequence[RequestRecord], slo: Slo | None = None) -> bool:
+        """Whether enough requests were served within an objective, the workload's own by default."""
+        return sum(map((slo or self.slo).holds, records)) >= self.share * len(records)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What all instances are asked.
+
+    Attributes:
+        workload: that they are to serve.
+        limits: of every engine.
+        link: from prompts to decodes.
+    """
+
+    workload: Workload
+    limits: Limits
+    link: Link
+
+    def together(self, instance: Instance, schedule: str = "prefill_first") -> float:
+        """Return requests per second of an instance that does both."""
+        pool = self._pool(instance, schedule)
+        return self._highest(lambda trace: self.workload.is_met(pool.serve(trace)))
+
+    def prefill(self, instance: Instance) -> float:
+        """Return first tokens per second within the objective for them."""
+        slo, pool = Slo(ttft_s=self.workload.slo.ttft_s), self._pool(instance)
+        return self._highest(lambda trace: self.workload.is_met(pool.prefill(trace), slo))
+
+    def decode(self, instance: Instance) -> float:
+        """Return answers per second within the objective for further tokens, the wait for a seat counted in."""
+        pool = self._pool(instance)
+        return self._highest(lambda trace: self._is_decode_met(pool, trace))
+
+    def apart(self, placement: Placement[Instance, Instance]) -> float:
+        """Return requests per second of two pools, both objectives counted."""
+        first, second = (
+            replace(self._pool(group.kind.what), count=group.count) for group in (placement.prefill, placement.decode)
+        )
+        return self._highest(
+            lambda trace: self.workload.is_met(serve_apart(trace, first, second, self.link)), placement.goodput_per_s
+        )
+
+    def _highest(self, is_met: Callable[[Trace], bool], start_per_s: float = 1.0) -> float:
+        return goodput(lambda rate: is_met(self.workload.trace(rate)), start_per_s=start_per_s, tolerance=_TOLERANCE)
+
+    def _is_decode_met(self, pool: Pool, trace: Trace) -> bool:
+        bound = self.workload.slo.tpot_s
+        rest = [
+            TraceRequest(one.arrival_s, one.num_prompt_tokens + 1, one.num_output_tokens - 1)
+            for one in trace.requests
+            if one.num_output_tokens > 1
+        ]
+        waits = [self.link.seconds(one.num_prompt_tokens - 1) for one in rest]
+        held = [
+            one.e2e_s is not None and (bound is None or (one.e2e_s + wait) / one.num_output_tokens <= bound)
+            for one, wait in zip(pool.decode(rest), waits, strict=True)
+        ]
+        return sum(held) >= self.workload.share * len(held)
+
+    def _pool(self, instance: Instance, schedule: str = "fcfs") -> Pool:
+        return Pool(instance=instance, count=1, limits=self.limits, schedule=schedule)
+
+
+def place_anywhere(
+    question: Question, rate_per_s: float, prefill: Sequence[Instance], decode: Sequence[Instance]
+) -> Placement[Instance, Instance]:
+    """Return the best pools where links carry keys and values between any two devices (DistServe's algorithm 1).
+
+    Raises:
+        InputError: if no instance of a phase meets its objective.
+    """
+    return place(rate_per_s, _kinds(prefill, question.prefill), _kinds(decode, question.decode))
+
+
+def place_in_machine(
+    question: Question, devices: float, prefill: Sequence[Instance], decode: Sequence[Instance]
+) -> Placement[Instance, Instance]:
+    """Return the best division of one machine, where only its own links are fast enough (DistServe's algorithm 2).
+
+    Every division is one kind of instance for each phase, in the numbers that serve most.
+
+    Raises:
+        InputError: if no instance of a phase meets its objective, or none of both fits.
+    """
+    first, second = _kinds(prefill, question.prefill), _kinds(decode, question.decode)
+    place(1.0, first, second)  # says which phase cannot be served
+    fitting = [(one, other) for one in first for other in second if one.price + other.price <= devices]
+    if not fitting:
+        one, other = min(first, key=_price), min(second, key=_price)
+        return split(devices, one, other)
+    return max((split(devices, one, other) for one, other in fitting), key=lambda found: found.goodput_per_s)
+
+
+def _kinds(instances: Sequence[Instance], goodput_per_s: Callable[[Instance], float]) -> list[Kind[Instance]]:
+    return kinds(instances, lambda instance: instance.price, goodput_per_s)
+
+
+def _price(kind: Kind[Instance]) -> float:
+    return kind.price
