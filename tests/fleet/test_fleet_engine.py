@@ -55,7 +55,7 @@ class Local:
     def __init__(self, id: str) -> None:
         self.id = id
         self.engine = Engine(
-            CONFIG,
+            replace(CONFIG, max_waiting=1000),
             ModelledExecutor(lambda batch: STEP_S, WithLogprobs()),
             make_schedule_policy("fcfs"),
             vocab_size=VOCABULARY,
@@ -188,6 +188,21 @@ def test_what_waits_is_counted_before_a_replica_has_heard_of_it():
         for response in responses:
             await response.result()
         assert fleet.load().num_promised_blocks == 0
+
+    with_fleet(work)
+
+
+def test_what_was_let_in_is_never_refused_when_its_replica_dies():
+    async def work(fleet: FleetEngine) -> None:
+        running = [fleet.submit(request(str(index))) for index in range(8)]
+        await asyncio.sleep(1.5 * STEP_S)
+        waiting = [fleet.submit(request(f"w{index}")) for index in range(8)]
+        victim = fleet.replicas[0]
+        fleet.leave(victim.id)
+        assert isinstance(victim, Local)
+        await victim.close()
+        outputs = [await response.result() for response in running + waiting]
+        assert all(output.outputs[0].finish_reason is FinishReason.LENGTH for output in outputs)
 
     with_fleet(work)
 

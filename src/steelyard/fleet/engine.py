@@ -138,7 +138,8 @@ class FleetEngine:
     """Replicas as one engine. Make and use it inside a running event loop.
 
     Args:
-        config: of every replica.
+        config: of every replica, but for ``max_waiting``: that is for all together, and replicas take whatever they are
+            sent, for a request that was let in once must find a place when its replica dies.
         dispatcher: its replicas are those that join here.
         vocab_size: for checking token ids in requests.
         has_text: whether replicas have a tokenizer.

@@ -101,7 +101,7 @@ class Dock:
         if message.protocol != wire.PROTOCOL:
             raise wire.WireError(f"it speaks {message.protocol!r:.50}, not {wire.PROTOCOL!r}")
         secret, arrival = self._expected.get(message.replica, ("", None))
-        if arrival is None or arrival.done() or not hmac.compare_digest(secret, message.secret):
+        if arrival is None or arrival.done() or not hmac.compare_digest(secret.encode(), message.secret.encode()):
             raise wire.WireError("it is not expected")
         self.forget(message.replica)
         return arrival

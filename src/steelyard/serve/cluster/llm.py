@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast, final
+
+from msgspec import structs
 
 from steelyard.core.errors import ParamsError, ResourceError
 from steelyard.core.params import SamplingParams
@@ -41,6 +43,8 @@ from steelyard.serve.sources import need_bytes
 
 # All replicas may die at once, and a request meet each of them before that is known: so many attempts more than these.
 _SPARE_ATTEMPTS = 2
+# The fleet bounds the queue. A replica takes what it is sent: what others have left behind was let in long ago.
+_ALL_WAITING = 1 << 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ class FleetLLM:
     """See :class:`~steelyard.serve.llm.ServedLLM`. To be made and used within one event loop.
 
     Args:
-        profile: what the replicas say of their model.
+        profile: what the replicas say of their model; ``max_waiting`` is of all together.
         text: its text side.
         crew: the replicas, started.
         dispatcher: sends them requests.
@@ -165,9 +169,9 @@ class FleetModels:
     async def load(self, spec: ModelSpec) -> FleetLLM:
         """Start the replicas."""
         config, launcher = self._config, self._launcher
-        loads = [wire.Load(spec.source, await launcher.options(place)) for place in range(self._num_replicas)]
+        options = [await launcher.options(place) for place in range(self._num_replicas)]
         crew = Crew(
-            loads,
+            [wire.Load(spec.source, replace(one, max_waiting=_ALL_WAITING)) for one in options],
             launcher,
             await Dock.open(launcher.host),
             health=self._health,
@@ -175,9 +179,11 @@ class FleetModels:
             observe=config.observe,
         )
         text, profile = await asyncio.gather(asyncio.to_thread(self._load_text, spec.source), crew.start())
+        engine_config = replace(profile.engine_config, max_waiting=config.engine.max_waiting)
         attempts = self._num_replicas + _SPARE_ATTEMPTS
-        dispatch = DispatchConfig(max_attempts=attempts, block_size=profile.engine_config.block_size)
-        return FleetLLM(profile, text, crew, Dispatcher(make_route_policy(config.fleet.router), dispatch))
+        dispatch = DispatchConfig(max_attempts=attempts, block_size=engine_config.block_size)
+        dispatcher = Dispatcher(make_route_policy(config.fleet.router), dispatch)
+        return FleetLLM(structs.replace(profile, engine_config=engine_config), text, crew, dispatcher)
 
     async def put_away(self, llm: ServedLLM) -> None:
         """End the replicas."""
