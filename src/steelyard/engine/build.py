@@ -129,9 +129,14 @@ class Parts:
         return self.model.config.hidden_size
 
     @property
+    def kv_cache_bytes(self) -> int:
+        """What the KV cache takes."""
+        return self.runner.kv_shape.block_bytes * self.engine_config.num_kv_blocks
+
+    @property
     def held_bytes(self) -> int:
         """What weights and KV cache take."""
-        return self.model.weight_bytes + self.runner.kv_shape.block_bytes * self.engine_config.num_kv_blocks
+        return self.model.weight_bytes + self.kv_cache_bytes
 
     def make_engine(self, executor: Executor, observers: tuple[Observer, ...] = ()) -> Engine:
         """Return a fresh engine of these parts around ``executor``; call it inside the event loop that will step it."""

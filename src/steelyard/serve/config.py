@@ -186,7 +186,7 @@ class FleetConfig:
     Attributes:
         replicas: engines of a model, each in a process of its own; ``None`` for one in the server's own process.
         router: a name from :data:`steelyard.policies.route.ROUTE_POLICIES`.
-        cluster: ``ray://HOST:PORT`` or ``local`` for replicas that Ray places; ``None`` for processes of this machine.
+        cluster: ``ray://HOST:PORT`` or ``ray`` for replicas that Ray places; ``None`` for processes of this machine.
     """
 
     replicas: int | None = None

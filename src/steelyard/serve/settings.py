@@ -305,7 +305,7 @@ SETTINGS: Mapping[str, Setting] = {
         FleetConfig, "router", read_word(*ROUTE_POLICIES), f"Which replica gets a request: {', '.join(ROUTE_POLICIES)}."
     ),
     "cluster": Setting(
-        FleetConfig, "cluster", read_text, "ray://HOST:PORT or local: let Ray place the replicas.", "this machine"
+        FleetConfig, "cluster", read_text, "ray or ray://HOST:PORT: let Ray place the replicas.", "this machine"
     ),
     "device": Setting(LLMOptions, "device", read_text, "auto, cpu, cuda or cuda:N."),
     "dtype": Setting(LLMOptions, "dtype", read_text, "auto, float32, bfloat16 or float16."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 
 from steelyard.core.params import SamplingParams
@@ -68,9 +69,10 @@ class HostedEngine:
 def load(told: wire.Load) -> tuple[HostedEngine, wire.ModelProfile]:
     options = told.options
     length = options.max_model_len or 256
+    found = options.max_num_seqs * length // 16 + os.getpid() % 100  # of memory, as it happens to be
     config = EngineConfig(
         max_model_len=length,
-        num_kv_blocks=options.max_num_seqs * length // 16,
+        num_kv_blocks=options.kv_cache_memory_bytes or found,
         max_num_seqs=options.max_num_seqs,
         max_waiting=options.max_waiting,
     )
@@ -80,6 +82,7 @@ def load(told: wire.Load) -> tuple[HostedEngine, wire.ModelProfile]:
         vocab_size=VOCABULARY,
         hidden_size=2,
         held_bytes=1,
+        kv_cache_bytes=config.num_kv_blocks,
         default_params=SamplingParams(temperature=0.0, ignore_eos=True),
     )
     return HostedEngine(config, options.schedule_policy), profile

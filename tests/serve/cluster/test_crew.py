@@ -100,6 +100,21 @@ def test_no_replica_outlives_a_server_that_is_killed(stopped: bool):
         wait_until(lambda: not any(map(is_alive, pids)))
 
 
+def test_all_have_the_sizes_that_the_first_has_found():
+    async def work(llm: FleetLLM) -> None:
+        def sizes() -> set[int]:
+            return {member.profile.engine_config.num_kv_blocks for member in llm.crew.members.values()}
+
+        found = sizes()
+        assert len(found) == 1
+        llm.crew.members[0].process.kill()
+        await until(lambda: 0 not in llm.crew.members)
+        await until(lambda: 0 in llm.crew.members)
+        assert sizes() == found
+
+    with_fleet(work, num_replicas=2)
+
+
 def test_a_replica_does_not_heed_what_a_terminal_sends_to_all():
     async def work(llm: FleetLLM) -> None:
         pid = pid_of(llm, 0)

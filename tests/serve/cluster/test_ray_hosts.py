@@ -76,7 +76,7 @@ def test_replicas_that_ray_places_answer_die_and_come_back(monkeypatch: pytest.M
     before = workers()
 
     async def main() -> None:
-        source = FleetModels(config("local"), health=Health(close_s=5.0))
+        source = FleetModels(config("ray"), health=Health(close_s=5.0))
         llm = await source.load(ModelSpec(source=None, names=("m",)))
         first = workers() - before
         assert len(first) == 1

@@ -69,6 +69,7 @@ PROFILE = wire.ModelProfile(
     vocab_size=9,
     hidden_size=2,
     held_bytes=10**12,
+    kv_cache_bytes=10**9,
     default_params=SamplingParams(temperature=0.2),
     eos_token_ids=frozenset({2}),
 )

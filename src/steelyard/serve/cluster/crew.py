@@ -84,19 +84,17 @@ class Crew:
     async def start(self) -> wire.ModelProfile:
         """Fill every place and return what the first says of its model.
 
+        The first settles how long contexts and how large KV caches are: the others, and those that come after a death,
+        take its sizes, so that each can hold what any other could.
+
         Raises:
             SteelyardError: why the first that failed did; no replica is left then.
         """
-        starting = [asyncio.ensure_future(self._fill(place)) for place in range(len(self._loads))]
-        try:
-            await asyncio.gather(*starting)
-        except BaseException:
-            for one in starting:
-                one.cancel()
-            await asyncio.gather(*starting, return_exceptions=True)
-            await self.close()
-            raise
-        return self.members[0].profile
+        await self._fill_or_close(0)
+        profile = self.members[0].profile
+        self._loads = tuple(load.settled(profile) for load in self._loads)
+        await self._fill_or_close(*range(1, len(self._loads)))
+        return profile
 
     def keep(self, engine: FleetEngine) -> None:
         """Let the replicas join ``engine``, and keep every place filled from now on."""
@@ -129,6 +127,17 @@ class Crew:
         for member in members:
             member.process.kill()
         self._dock.close()
+
+    async def _fill_or_close(self, *places: int) -> None:
+        starting = [asyncio.ensure_future(self._fill(place)) for place in places]
+        try:
+            await asyncio.gather(*starting)
+        except BaseException:
+            for one in starting:
+                one.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
+            await self.close()
+            raise
 
     async def _keep(self, place: int, engine: FleetEngine) -> None:
         """Look after one place until it has died too often."""

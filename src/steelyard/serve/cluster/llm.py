@@ -196,7 +196,7 @@ def _launcher(config: ServeConfig) -> Launcher:
         return ProcessLauncher(config.engine, num_replicas)
     if find_spec("ray") is None:
         problem = "Ray is not installed"
-        raise ResourceError(problem, field="cluster", remedy="Run: pip install 'steelyard[cluster]'")
+        raise ResourceError(problem, field="cluster", remedy="Run: pip install 'steelyard[ray]'")
     make = import_module("steelyard.serve.cluster.ray_hosts").RayLauncher
     return cast(Launcher, make(config.engine, num_replicas, fleet.cluster))
 

@@ -1,10 +1,10 @@
-"""Replicas that Ray places: :class:`RayLauncher`. Needs the extra ``cluster``.
+"""Replicas that Ray places: :class:`RayLauncher`. Needs the extra ``ray``.
 
 An actor holds a replica's CPUs and GPUs and starts the same worker process as everywhere, which talks to the server as
 everywhere, in our messages. Ray decides where an actor lives and tells when it has died; who is put in its place is the
 crew's business. What goes through Ray itself is a call and a line of JSON.
 
-``local`` starts Ray here, for as long as the server lives; ``ray://HOST:PORT`` is the client port of a cluster whose
+``ray`` starts Ray here, for as long as the server lives; ``ray://HOST:PORT`` is the client port of a cluster whose
 machines have Steelyard and the model where this one has them. Its network must be trusted: replicas prove themselves by
 a secret, but what is said is not encrypted.
 """
@@ -27,7 +27,7 @@ from steelyard.engine.build import LLMOptions
 from steelyard.serve.cluster.processes import WORKER, start_worker, usable_cores
 from steelyard.serve.cluster.worker import WorkerStart
 
-LOCAL = "local"
+LOCAL = "ray"
 _SCHEME = "ray://"
 _STORE_BYTES = 100 * MIB  # the least that Ray takes, near enough; nothing is kept there
 
@@ -63,7 +63,7 @@ class RayLauncher:
     Args:
         options: how models are loaded.
         num_replicas: of each.
-        cluster: ``local`` or ``ray://HOST:PORT``.
+        cluster: ``ray`` or ``ray://HOST:PORT``.
 
     Raises:
         ParamsError: if ``cluster`` is neither.
@@ -71,7 +71,7 @@ class RayLauncher:
 
     def __init__(self, options: LLMOptions, num_replicas: int, cluster: str) -> None:
         if cluster != LOCAL and not cluster.startswith(_SCHEME):
-            raise ParamsError(f"{cluster!r} is no cluster", field="cluster", remedy="Give local or ray://HOST:PORT")
+            raise ParamsError(f"{cluster!r} is no cluster", field="cluster", remedy="Give ray or ray://HOST:PORT")
         self._options, self._num_replicas, self._cluster = options, num_replicas, cluster
         self.host = None if cluster == LOCAL else address_towards(cluster.removeprefix(_SCHEME))
 

@@ -12,6 +12,7 @@ messages.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
@@ -53,6 +54,7 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
         vocab_size: for checking token ids.
         hidden_size: elements of a pooled vector.
         held_bytes: weights and KV cache.
+        kv_cache_bytes: the KV cache alone.
         default_params: what the model's files recommend.
         eos_token_ids: for compiling constraints.
     """
@@ -62,6 +64,7 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     hidden_size: int
     held_bytes: int
+    kv_cache_bytes: int
     default_params: SamplingParams
     eos_token_ids: frozenset[int] = frozenset()
 
@@ -147,6 +150,15 @@ class Load(Message, frozen=True):
 
     model: str | None
     options: LLMOptions
+
+    def settled(self, profile: ModelProfile) -> Load:
+        """Return the load with the sizes that another replica has found, not those of the memory left now."""
+        sizes = replace(
+            self.options,
+            max_model_len=profile.engine_config.max_model_len,
+            kv_cache_memory_bytes=profile.kv_cache_bytes,
+        )
+        return Load(self.model, sizes)
 
 
 class Submit(Message, frozen=True):

@@ -94,6 +94,7 @@ def load_model(load: wire.Load) -> tuple[HostedLLM, wire.ModelProfile]:
         vocab_size=parts.model.config.vocab_size,
         hidden_size=parts.hidden_size,
         held_bytes=parts.held_bytes,
+        kv_cache_bytes=parts.kv_cache_bytes,
         default_params=parts.default_params,
         eos_token_ids=parts.eos_token_ids,
     )
