@@ -295,6 +295,32 @@ def test_greedy_takes_the_lowest_id_among_equals():
     assert Sampler().sample(logits, sequences) == [SampledToken(0), SampledToken(700)]
 
 
+@pytest.mark.parametrize(
+    ("params", "alone"),
+    [
+        ({}, True),
+        ({"ignore_eos": True, "min_tokens": 3}, True),
+        ({"min_tokens": 3}, False),
+        ({"temperature": 0.5}, False),
+        ({"logprobs": 0}, False),
+        ({"presence_penalty": 0.5}, False),
+        ({"logit_bias": {1: 2.0}}, False),
+        ({"constraint": Constraint.regex("a")}, False),
+    ],
+)
+def test_a_greedy_choice_that_nothing_touches_needs_only_the_likeliest(params, alone):
+    asked, sampler = sequence(**({"temperature": 0.0} | params)), Sampler(eos_token_ids=[3])
+    assert sampler.wants_only_likeliest(asked) is alone
+    if alone:
+        logits = torch.randn(1, 10)
+        assert sampler.take_likeliest(*logits.max(-1), [asked]) == sampler.sample(logits, [asked])
+
+
+def test_a_likeliest_that_is_no_number_raises():
+    with pytest.raises(ResourceError, match="NaN or infinite"):
+        Sampler().take_likeliest(torch.tensor([1.0, NAN]), torch.tensor([0, 0]), [sequence(), sequence()])
+
+
 def test_no_rows_no_tokens():
     assert Sampler().sample(torch.zeros(0, 10), []) == []
 

@@ -7,10 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packed_samples import magnitudes, random_matrix, random_rows
 
+from steelyard.kernels.argmax import argmax_rows_torch
 from steelyard.kernels.native import native_available, native_kernels
 from steelyard.kernels.packed_matrix import PACKED_FORMATS, PackedMatrix, alternating_rows
 from steelyard.kernels.qlinear import (
+    feature_group_norms,
+    largest_of_fine,
     qlinear,
+    qlinear_fine,
     qlinear_reference,
     qlinear_torch,
     quantise_rows,
@@ -323,3 +327,61 @@ def test_what_does_not_fit_is_refused(form):
 def test_unavailable_instruction_set_is_refused():
     with pytest.raises(ValueError, match="sse9"):
         qlinear(random_rows(1, 32), random_matrix("q4_1", 16, 32), isa="sse9")
+
+
+# --- activations in two steps ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@pytest.mark.parametrize("format", FORMATS)
+def test_two_steps_leave_almost_nothing_of_the_activations_out(format, rows):
+    weight, x = random_matrix(format, 50, 200), torch.randn(rows, 200)
+    exact = F.linear(x.double(), weight.dequantise().double())
+    room = (x.abs().amax() / 127**2 * weight.dequantise().abs().sum(1)).double()
+    assert ((qlinear_fine(x, weight).double() - exact).abs() <= room).all()
+
+
+def assert_finds_largest(x, weight, **how):
+    found = largest_of_fine(x, weight, feature_group_norms(weight), **how)
+    for got, expected in zip(found, argmax_rows_torch(qlinear_fine(x, weight)), strict=True):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.native
+@pytest.mark.skipif(not native_available(), reason="the extension is not built")
+@settings(max_examples=60)
+@given(
+    format=st.sampled_from(FORMATS),
+    features=st.sampled_from([1, 15, 16, 17, 32, 33, 100, 1000]),
+    inputs=st.sampled_from([1, 32, 70, 576]),
+    rows=st.sampled_from([0, 1, 2, 7, 9, 64]),
+    spread=st.sampled_from([1e-3, 1.0, 30.0]),
+    threads=st.sampled_from([1, 2, 3]),
+    isa=st.sampled_from(ISAS),
+    seed=st.integers(0, 2**31),
+)
+def test_largest_is_that_of_the_whole_product(format, features, inputs, rows, spread, threads, isa, seed):
+    torch.manual_seed(seed)
+    weight = random_matrix(format, features, inputs, seed)
+    x = torch.randn(rows, inputs) * torch.randn(rows, 1).exp() * spread
+    assert_finds_largest(x, weight, pool=thread_pool(threads), isa=isa)
+
+
+@pytest.mark.native
+@pytest.mark.skipif(not native_available(), reason="the extension is not built")
+def test_largest_is_the_first_among_equals():
+    weight = PackedMatrix.from_float(torch.randn(1, 64).expand(100, 64), "q8")
+    assert_finds_largest(torch.randn(9, 64), weight)
+    assert_finds_largest(torch.zeros(2, 64), weight)
+
+
+@pytest.mark.native
+@pytest.mark.skipif(not native_available(), reason="the extension is not built")
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_row_that_is_not_finite_has_nan_as_its_largest(broken):
+    weight, x = PackedMatrix.from_float(torch.randn(100, 64), "q8"), torch.randn(3, 64)
+    x[1, 40] = broken
+    largest, position = largest_of_fine(x, weight, feature_group_norms(weight))
+    assert largest.isnan().tolist() == [False, True, False]
+    assert (position >= 0).all()
+    assert (position < 100).all()

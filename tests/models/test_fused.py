@@ -160,3 +160,16 @@ def test_profile_names_the_operations_and_starts_anew(tmp_path: Path) -> None:
 def test_an_empty_step_gives_nothing(tmp_path: Path) -> None:
     decoder = load(FUSED[0], tmp_path)
     assert step(FusedDecoder(decoder), native_store(decoder, 4), []).shape == (0, 64)
+
+
+@pytest.mark.parametrize("case", FUSED, ids=lambda case: case.id)
+@torch.inference_mode()
+def test_the_likeliest_token_is_that_of_the_logits(case: Case, tmp_path: Path) -> None:
+    fused = FusedDecoder(load(case, tmp_path))
+    assert fused.names_likeliest is not case.id.startswith("gemma2")  # which caps its logits
+    if fused.names_likeliest:
+        hidden = torch.randn(11, fused._decoder.config.hidden_size)
+        peaks, tokens = fused.likeliest(hidden)
+        expected = fused.logits(hidden).max(-1)
+        assert torch.equal(peaks, expected.values)
+        assert torch.equal(tokens, expected.indices)

@@ -96,6 +96,11 @@ class LogitsAdjuster:
             _penalise(adjusted[row], self._histories[sequences[row].id], sequences[row].params)
         return adjusted
 
+    def leaves_alone(self, sequence: TokenSequence) -> bool:
+        """Return whether nothing but a ``suppress`` row would change this sequence's next logits."""
+        params = sequence.params
+        return not (params.has_penalties or params.logit_bias or self._banned(sequence))
+
     def _banned(self, sequence: TokenSequence) -> tuple[int, ...]:
         params = sequence.params
         if sequence.num_output_tokens >= params.min_tokens:

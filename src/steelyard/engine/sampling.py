@@ -78,6 +78,26 @@ class Sampler:
         tokens = _draw_all(adjusted, peaks, best.tolist(), sequences)
         return _with_logprobs(logits, tokens, sequences)
 
+    def wants_only_likeliest(self, sequence: TokenSequence) -> bool:
+        """Return whether of a sequence's next logits nothing counts but which is the largest."""
+        params = sequence.params
+        alone = params.is_greedy and params.logprobs is None and params.constraint is None
+        return alone and self._adjust.leaves_alone(sequence)
+
+    def take_likeliest(self, peaks: Tensor, tokens: Tensor, sequences: Sequence[TokenSequence]) -> list[SampledToken]:
+        """Return what :meth:`sample` does for sequences of which :meth:`wants_only_likeliest` is true.
+
+        Args:
+            peaks: ``[rows]`` float32, each row's largest logit.
+            tokens: ``[rows]`` int64, the lowest token that has it.
+            sequences: one per row.
+
+        Raises:
+            ResourceError: if a peak is NaN or infinite.
+        """
+        check_model_output(peaks, [sequence.request_id for sequence in sequences])
+        return [SampledToken(token) for token in tokens.tolist()]
+
 
 def validate_against_vocab(params: SamplingParams, vocab_size: int) -> None:
     """Check what :class:`SamplingParams` alone cannot: token ids against the model's vocabulary.

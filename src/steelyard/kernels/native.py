@@ -272,6 +272,31 @@ class NativeKernels(Protocol):
     ) -> None:
         """Multiply rows taken in two steps; room for ``rest`` as ``x``, ``blocks`` and ``sums`` of twice the rows."""
 
+    def feature_group_norms(
+        self, pool: NativeThreadPool, format: str, packed: int, num_rows: int, num_inputs: int, out: int
+    ) -> None:
+        """Write the largest norm of a packed matrix's rows, of 32 after another, as float32."""
+
+    def qgemm_likeliest(
+        self,
+        pool: NativeThreadPool,
+        format: str,
+        packed: int,
+        num_rows: int,
+        num_inputs: int,
+        x: int,
+        x_stride: int,
+        num_tokens: int,
+        rest: int,
+        blocks: int,
+        norms: int,
+        maxima: int,
+        largest: int,
+        position: int,
+        isa: str | None = None,
+    ) -> None:
+        """Find each row's largest element of what ``qgemm_fine`` gives; see ``likeliest.hpp``."""
+
     def dequantise_rows(
         self,
         pool: NativeThreadPool,
@@ -295,7 +320,9 @@ class NativeKernels(Protocol):
             ValueError: if this CPU lacks the instruction set.
         """
 
-    def make_kv_layout(self, type: str, num_kv_heads: int, head_dim: int, block_size: int) -> NativeKVLayout:
+    def make_kv_layout(
+        self, type: str, num_kv_heads: int, head_dim: int, block_size: int, num_layers: int
+    ) -> NativeKVLayout:
         """Return the layout of a cache of ``type`` float32, float16, bfloat16 or int8."""
 
     def AttentionPlan(self) -> NativeAttentionPlan:  # noqa: N802

@@ -75,18 +75,24 @@ class StepSequences:
 
 
 class PagedLayout:
-    """How one layer's cache lies in memory.
+    """How a cache lies in memory: block after block, and in a block layer after layer.
 
     Args:
         dtype: of the elements; one of :data:`KV_TYPES`.
         num_kv_heads: key/value heads.
         head_dim: a multiple of 16, at most 256.
         block_size: tokens per block, a multiple of 16.
+        num_layers: that have a part in each block.
     """
 
-    def __init__(self, dtype: torch.dtype, num_kv_heads: int, head_dim: int, block_size: int) -> None:
+    def __init__(
+        self, dtype: torch.dtype, num_kv_heads: int, head_dim: int, block_size: int, num_layers: int = 1
+    ) -> None:
         self.dtype, self.num_kv_heads, self.head_dim, self.block_size = dtype, num_kv_heads, head_dim, block_size
-        self.native: NativeKVLayout = _native().make_kv_layout(KV_TYPES[dtype], num_kv_heads, head_dim, block_size)
+        self.num_layers = num_layers
+        self.native: NativeKVLayout = _native().make_kv_layout(
+            KV_TYPES[dtype], num_kv_heads, head_dim, block_size, num_layers
+        )
 
     @property
     def block_bytes(self) -> int:
@@ -99,12 +105,12 @@ class PagedLayout:
         Args:
             cache: ``[blocks, block_bytes]`` uint8.
         """
-        heads = cache.view(len(cache), self.num_kv_heads, self.native.head_bytes)
+        heads = cache.reshape(len(cache), self.num_kv_heads, self.native.head_bytes)
         values, scales = self.native.values_bytes, self.native.scales_bytes
         k, v = (self._groups(part) for part in (heads[..., :values], heads[..., values:scales]))
-        if self.dtype is torch.bfloat16:  # pairs of elements and of tokens are interleaved
-            k = k.view(*k.shape[:3], self.head_dim // 2, KEY_GROUP, 2).transpose(-1, -2)
-            v = v.view(*v.shape[:3], KEY_GROUP // 2, self.head_dim, 2).transpose(-1, -2)
+        together = {torch.bfloat16: 2, torch.int8: 4}.get(self.dtype, 1)  # elements, and tokens, that are interleaved
+        k = k.view(*k.shape[:3], self.head_dim // together, KEY_GROUP, together).transpose(-1, -2)
+        v = v.view(*v.shape[:3], KEY_GROUP // together, self.head_dim, together).transpose(-1, -2)
         k = k.reshape(*k.shape[:3], self.head_dim, KEY_GROUP).transpose(-1, -2)
         plain = (*heads.shape[:2], self.block_size, self.head_dim)
         k, v = k.reshape(plain).float(), v.reshape(plain).float()
@@ -272,8 +278,8 @@ def _address(tensor: Tensor | None) -> int:
 def _check(plan: AttentionPlan, cache: Tensor, *packed: Tensor) -> None:
     """Make sure that the kernels may read these addresses."""
     assert cache.dtype is torch.uint8
-    assert cache.is_contiguous()
     assert cache.shape == (plan.num_blocks, plan.layout.block_bytes)
+    assert cache.stride() == (plan.layout.num_layers * plan.layout.block_bytes, 1)
     for tensor in packed:
         assert tensor.dtype is torch.float32
         assert tensor.is_cpu

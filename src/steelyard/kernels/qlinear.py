@@ -26,6 +26,8 @@ __all__ = [
     "ACTIVATION_BLOCK_BYTES",
     "Epilogue",
     "PackedMatrix",
+    "feature_group_norms",
+    "largest_of_fine",
     "qlinear",
     "qlinear_fine",
     "qlinear_reference",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 ACTIVATION_BLOCK_BYTES = 44  # 32 values, scale, sum, negative sum
+_FEATURE_GROUP = 32  # features of which largest_of_fine keeps one sum
 _SMALLEST_AMAX = 2.0**-100  # a block of smaller numbers becomes zeros
 
 Epilogue = Literal["store", "add", "silu", "gelu_tanh"]
@@ -126,6 +129,52 @@ def qlinear_fine(x: Tensor, weight: PackedMatrix) -> Tensor:
         x.stride(0), len(x), rest.data_ptr(), blocks.data_ptr(), sums.data_ptr(), out.data_ptr(),
     )  # fmt: skip
     return out
+
+
+def feature_group_norms(weight: PackedMatrix) -> Tensor:
+    """Return what :func:`largest_of_fine` needs to know of a weight, once: norms of its rows, ``[groups]`` float32."""
+    native = _native()
+    norms = torch.empty(ceil_div(weight.num_rows, _FEATURE_GROUP))
+    native.feature_group_norms(
+        thread_pool(), weight.format, weight.data.data_ptr(), weight.num_rows, weight.num_inputs, norms.data_ptr()
+    )
+    return norms
+
+
+def largest_of_fine(
+    x: Tensor, weight: PackedMatrix, norms: Tensor, *, pool: NativeThreadPool | None = None, isa: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the largest element of each row of :func:`qlinear_fine`, to the bit, and its position, without the rest.
+
+    Half the arithmetic: the second step of the activations is only taken where it could decide
+    (``csrc/qgemm/likeliest.hpp``). The extension must be there.
+
+    Args:
+        x: float32 ``[rows, num_inputs]`` on the CPU; rows may be apart.
+        weight: ``[num_rows, num_inputs]``, ``num_rows`` not 0.
+        norms: :func:`feature_group_norms` of the weight.
+        pool: as in :func:`qlinear`.
+        isa: as in :func:`qlinear`.
+
+    Returns:
+        ``[rows]`` float32 and ``[rows]`` int64, the first among equals. A row with a NaN or an infinity in ``x``, or a
+        NaN in its product, has NaN as its largest.
+
+    Raises:
+        ValueError: as :func:`qlinear`.
+    """
+    _refuse_unfit("x", x, (len(x), weight.num_inputs))
+    native = _native()
+    num_blocks = ceil_div(weight.num_inputs, BLOCK_LENGTH)
+    rest, maxima = torch.empty(x.shape), torch.empty(len(x), len(norms))
+    blocks = torch.empty(2 * len(x) * num_blocks * ACTIVATION_BLOCK_BYTES, dtype=torch.uint8)
+    largest, position = torch.empty(len(x)), torch.empty(len(x), dtype=torch.int64)
+    native.qgemm_likeliest(
+        thread_pool() if pool is None else pool, weight.format, weight.data.data_ptr(), weight.num_rows,
+        weight.num_inputs, x.data_ptr(), x.stride(0), len(x), rest.data_ptr(), blocks.data_ptr(), norms.data_ptr(),
+        maxima.data_ptr(), largest.data_ptr(), position.data_ptr(), isa,
+    )  # fmt: skip
+    return largest, position
 
 
 def quantise_rows(
@@ -241,6 +290,12 @@ def _refuse_unfit(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)} where {shape} is needed")
     if tensor.dtype is not torch.float32 or not tensor.is_cpu or (tensor.numel() and tensor.stride(-1) != 1):
         raise ValueError(f"{name} must be float32 on the CPU with dense rows")
+
+
+def _native() -> NativeKernels:
+    native = native_kernels()
+    assert native is not None, "ask native_available() first"
+    return native
 
 
 def _quantise_native(

@@ -10,45 +10,46 @@ each layer's blocks, :attr:`NativeKVStore.layout`, and of the step :attr:`Native
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from steelyard.core.batch import SequenceWork
-from steelyard.core.units import round_up
 from steelyard.kernels.attention import AttentionSpec
 from steelyard.kernels.huge_pages import zeroed_huge_pages
 from steelyard.kernels.paged_attention import AttentionPlan, PagedLayout, StepSequences, dense_heads, write_and_attend
 from steelyard.kernels.threads import thread_pool
 from steelyard.memory.paged_kv import KVShape
 
-_ALIGNMENT = 64
-
 
 class NativeKVStore:
     """Keys and values of ``num_blocks`` blocks in every layer, in the kernels' layout, on the CPU.
 
-    Memory is zeroed by the operating system on first touch, a huge page at a time, so resident memory follows use.
+    Memory is zeroed by the operating system on first touch, a huge page at a time, so resident memory follows use. The
+    layers of a block are neighbours: a short context touches few pages.
     """
 
     device = torch.device("cpu")
 
     def __init__(self, shape: KVShape, num_blocks: int) -> None:
         self.shape, self.num_blocks = shape, num_blocks
-        self.layout = PagedLayout(shape.dtype, shape.num_kv_heads, shape.head_dim, shape.block_size)
-        layer_bytes = round_up(num_blocks * self.layout.block_bytes, _ALIGNMENT)
-        self._memory = zeroed_huge_pages(shape.num_layers * layer_bytes).view(shape.num_layers, layer_bytes)
+        self.layout = PagedLayout(
+            shape.dtype, shape.num_kv_heads, shape.head_dim, shape.block_size, num_layers=shape.num_layers
+        )
+        sizes = (num_blocks, shape.num_layers, self.layout.block_bytes)
+        self._memory = zeroed_huge_pages(math.prod(sizes)).view(sizes)
         self._plan = AttentionPlan(self.layout, num_blocks)
         self.layer_addresses = tuple(self.layer_address(index) for index in range(shape.num_layers))
 
     def layer(self, index: int) -> Tensor:
-        """Return one layer's blocks, ``[num_blocks, block_bytes]`` uint8."""
-        return self._memory[index, : self.num_blocks * self.layout.block_bytes].view(self.num_blocks, -1)
+        """Return one layer's part of all blocks, ``[num_blocks, block_bytes]`` uint8, strided over the other layers."""
+        return self._memory[:, index]
 
     def layer_address(self, index: int) -> int:
-        """Return the address of one layer's blocks; it stays as long as the store."""
-        return self._memory[index].data_ptr()
+        """Return the address of one layer's part of the first block; it stays as long as the store."""
+        return self.layer(index).data_ptr()
 
     def step(self, works: Sequence[SequenceWork]) -> NativeStepKV:
         """Return the access of one step; it is good until the next is made, as both plan in the same memory."""

@@ -84,6 +84,23 @@ class FusedDecoder:
         """See :meth:`steelyard.models.contract.LanguageModel.logits`."""
         return self._decoder.logits(hidden)
 
+    @property
+    def names_likeliest(self) -> bool:
+        """Whether :meth:`likeliest` can be asked."""
+        head = self._decoder.lm_head
+        return isinstance(head, QuantisedLinear) and head.finds_largest and self._decoder.config.logit_softcap is None
+
+    def likeliest(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the largest of each row's :meth:`logits`, to the bit, and its token, without the others.
+
+        Args:
+            hidden: ``[rows, hidden_size]``.
+
+        Returns:
+            ``[rows]`` float32, NaN where a logit is, and ``[rows]`` int64, the lowest id among equals.
+        """
+        return cast(QuantisedLinear, self._decoder.lm_head).largest(hidden)
+
     def take_profile(self) -> dict[str, float]:
         """Return seconds spent per kind of operation since the last call."""
         return self._program.take_profile()

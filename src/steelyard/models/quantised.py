@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from steelyard.core.errors import ParamsError
 from steelyard.kernels.native import native_available
 from steelyard.kernels.packed_matrix import PACKED_FROM, PANEL_WIDTH, Allocator, PackedMatrix, alternating_rows
-from steelyard.kernels.qlinear import qlinear, qlinear_fine
+from steelyard.kernels.qlinear import feature_group_norms, largest_of_fine, qlinear, qlinear_fine
 from steelyard.kernels.triton_available import triton_serves
 from steelyard.models.layers import GatedMlp
 from steelyard.models.parameters import Parameter, ParameterSource
@@ -72,6 +72,7 @@ class QuantisedLinear(nn.Module):
         self.in_features, self.out_features = packed.num_inputs, packed.num_rows
         self.bias: nn.Parameter | None
         self.register_parameter("bias", None)
+        self._norms: Tensor | None = None
 
     @property
     def interleaved(self) -> bool:
@@ -84,6 +85,17 @@ class QuantisedLinear(nn.Module):
         if self.places is not None:
             out = out[:, self.places]
         return out if self.bias is None else out + self.bias
+
+    @property
+    def finds_largest(self) -> bool:
+        """Whether :meth:`largest` can be asked."""
+        return self.fine and self.places is None and self.bias is None and native_available()
+
+    def largest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the largest element of each row of :meth:`forward`, to the bit, and its position, for less."""
+        if self._norms is None:
+            self._norms = feature_group_norms(self.packed)
+        return largest_of_fine(x, self.packed, self._norms)
 
 
 class QuantisedEmbedding(nn.Module):

@@ -70,7 +70,7 @@ struct AttentionPlanView {
     std::size_t tile_rows;                 // most query rows of an item
 };
 
-// A partial result: largest score, sum of weights, padding, weighted sum of values.
+// A partial result: reference of the weights, sum of weights, padding, weighted sum of values.
 static constexpr std::size_t partial_floats(std::size_t head_dim) { return 16 + head_dim; }
 
 class AttentionPlan {

@@ -123,9 +123,10 @@ void bind_attention(nanobind::module_& m) {
         .def_ro("group_bytes", &KVLayout::group_bytes)
         .def_ro("values_bytes", &KVLayout::values_bytes)
         .def_ro("scales_bytes", &KVLayout::scales_bytes);
-    m.def("make_kv_layout", [](const std::string& type, std::size_t num_kv_heads, std::size_t head_dim, std::size_t block_size) {
-        return make_kv_layout(kv_type_named(type), num_kv_heads, head_dim, block_size);
-    }, "type"_a, "num_kv_heads"_a, "head_dim"_a, "block_size"_a);
+    m.def("make_kv_layout", [](const std::string& type, std::size_t num_kv_heads, std::size_t head_dim, std::size_t block_size,
+                               std::size_t num_layers) {
+        return make_kv_layout(kv_type_named(type), num_kv_heads, head_dim, block_size, num_layers);
+    }, "type"_a, "num_kv_heads"_a, "head_dim"_a, "block_size"_a, "num_layers"_a);
     nanobind::class_<AttentionPlan>(m, "AttentionPlan", "Who attends to what in one step.")
         .def(nanobind::init<>())
         .def("build", &build_plan, "layout"_a, "num_heads"_a, "query_starts"_a, "context_lens"_a, "table_starts"_a,

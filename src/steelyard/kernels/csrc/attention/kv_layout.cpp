@@ -2,7 +2,8 @@
 
 namespace steelyard {
 
-KVLayout make_kv_layout(KVType type, std::size_t num_kv_heads, std::size_t head_dim, std::size_t block_size) {
+KVLayout make_kv_layout(KVType type, std::size_t num_kv_heads, std::size_t head_dim, std::size_t block_size,
+                        std::size_t num_layers) {
     const std::size_t element_bytes = type == KVType::float32 ? 4 : type == KVType::int8 ? 1 : 2;
     KVLayout layout{};
     layout.type = type;
@@ -15,6 +16,7 @@ KVLayout make_kv_layout(KVType type, std::size_t num_kv_heads, std::size_t head_
     const std::size_t scales = type == KVType::int8 ? 2 * block_size * sizeof(float) : 0;
     layout.head_bytes = (layout.scales_bytes + scales + 63) / 64 * 64;
     layout.block_bytes = num_kv_heads * layout.head_bytes;
+    layout.block_stride = num_layers * layout.block_bytes;
     return layout;
 }
 

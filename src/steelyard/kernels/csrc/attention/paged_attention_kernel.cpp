@@ -20,17 +20,20 @@ namespace {
 
 constexpr float log2_e = 1.44269504f;
 constexpr float minus_infinity = -INFINITY;
+// Weights are powers of two relative to a reference. A row's scores may rise above it by so much before it is moved to the
+// largest and what was summed is scaled to it: mostly once or twice per segment.
+constexpr float headroom = 8.0f;
 // So few rows read the cache's own elements; unpacking them first would cost more than converting them twice.
 constexpr std::size_t max_direct_rows = 2 * max_rows;
 
 // The softmax of some rows over some keys so far: out / sum is the attention over them.
 struct Softmax {
-    float* largest;  // [rows]
-    float* sum;      // [rows, 16] while keys are added; [rows] in the total
-    float* out;      // [rows, head_dim]
+    float* reference;  // [rows]: weights are relative to 2^this; −∞ before the first key
+    float* sum;        // [rows, 16] while keys are added; [rows] in the total
+    float* out;        // [rows, head_dim]
 };
 
-// How a bfloat16 cache is computed with here, and whether an element type is converted before it is.
+// How a cache of bfloat16 or int8 is computed with here, and whether an element type is converted before it is.
 #if defined(__AVX512BF16__)
 using NativeBFloat16 = BFloat16Pairs;
 #else
@@ -42,10 +45,17 @@ constexpr bool converts = !std::is_same_v<Element, Float32>;
 template <>
 constexpr bool converts<BFloat16Pairs> = false;
 #endif
+#if defined(__AVX512VNNI__)
+using NativeInt8 = Int8Dots;
+template <>
+constexpr bool converts<Int8Dots> = false;
+#else
+using NativeInt8 = Int8;
+#endif
 
 // A worker's memory for one item.
 struct Scratch {
-    float* q;        // [rows, head_dim], scaled; bfloat16 in its first half where pairs are multiplied
+    float* q;        // [rows, head_dim], scaled; rounded in its place where bfloat16 or int8 are multiplied
     Softmax segment;
     Softmax whole;
     float* keys;     // an unpacked block
@@ -106,6 +116,13 @@ void load_queries(const Tile& tile) {
         float* to = tile.scratch.q + query * tile.group * tile.head_dim;
         for (std::size_t i = 0; i < tile.group * tile.head_dim; ++i) to[i] = from[i] * factor;
     }
+#if defined(__AVX512VNNI__)
+    if (args.layout.type == KVType::int8) {
+        for (std::size_t row = 0; row < tile.num_rows; ++row) {
+            quantise_query(tile.scratch.q + row * tile.head_dim, tile.head_dim);
+        }
+    }
+#endif
 #if defined(__AVX512BF16__)
     if (args.layout.type != KVType::bfloat16) return;
     auto* const pairs = reinterpret_cast<std::uint16_t*>(tile.scratch.q);  // behind what is still to be read
@@ -126,7 +143,7 @@ std::size_t num_groups_at(const Tile& tile, std::int64_t position) {
 const std::byte* head_of(const Tile& tile, std::size_t token) {
     const KVLayout& layout = tile.args->layout;
     const std::int32_t number = tile.plan->blocks[tile.item->table_start + token / layout.block_size];
-    return tile.head + static_cast<std::size_t>(number) * layout.block_bytes;
+    return tile.head + static_cast<std::size_t>(number) * layout.block_stride;
 }
 
 // Addresses of the groups at `position`; those past the context are the last one's, so that all may be touched.
@@ -152,85 +169,132 @@ void locate_scales(const Tile& tile, std::size_t num_groups, KeyBlock& block) {
     }
 }
 
-// Turns a row's dot products into scores (powers of two), masked where the query may not look.
+// Turns a row's dot products into scores (powers of two), masked where the query may not look unless it sees the `whole`
+// block.
+template <bool whole>
 STEELYARD_INLINE Lanes score(const Tile& tile, const KeyBlock& block, std::size_t g, Lanes product, std::int64_t query) {
     if (block.key_scales[g] != nullptr) product = product * load(block.key_scales[g]);
     if (tile.args->softcap > 0.0f) product = hyperbolic_tangent(product) * splat(tile.args->softcap * log2_e);
+    if constexpr (whole) return product;
     const std::int64_t start = block.position + static_cast<std::int64_t>(g * key_group);
     const std::int64_t first = tile.first_key(query) - start, last = query - start;
-    if (first <= 0 && last >= static_cast<std::int64_t>(key_group) - 1) return product;
     const int low = first > 0 ? (first < 16 ? static_cast<int>(first) : 16) : 0;
     const int high = last < 16 ? (last > -1 ? static_cast<int>(last) : -1) : 16;
     return keep_between(product, low, high, splat(minus_infinity));
 }
 
-// Replaces a row's scores of the groups from `begin` to `end` by weights, and returns the factor on what was summed before.
+// Hands the weights of a row's scores of the groups from `begin` to `end` to `keep`, and returns the factor on what was
+// summed before.
+template <bool whole, class Keep>
 STEELYARD_INLINE float weigh(const Tile& tile, const KeyBlock& block, std::size_t row, std::size_t begin, std::size_t end,
-                             float* scores_row) {
+                             const float* scores_row, const Keep& keep) {
     const Softmax& state = tile.scratch.segment;
     const std::int64_t query = tile.position(row);
     Lanes found[block_groups];
-    Lanes most = splat(state.largest[row]);
+    Lanes most = splat(minus_infinity);
     for (std::size_t g = begin; g < end; ++g) {
-        found[g] = score(tile, block, g, load(scores_row + g * key_group), query);
+        found[g] = score<whole>(tile, block, g, load(scores_row + g * key_group), query);
         most = larger(most, found[g]);
     }
-    const float top = largest(most);
-    const float reference = top == minus_infinity ? 0.0f : top;
-    Lanes sum = splat(0.0f);
-    for (std::size_t g = begin; g < end; ++g) {
-        Lanes weight = power_of_two(found[g] - splat(reference));
-        sum = sum + weight;
-        if (block.value_scales[g] != nullptr) weight = weight * load(block.value_scales[g]);
-        store(scores_row + g * key_group, weight);
-    }
-    const Lanes factor = power_of_two(splat(state.largest[row] - reference));
     float* const sums = state.sum + row * num_lanes;
-    store(sums, multiply_add(load(sums), factor, sum));
-    state.largest[row] = top;
-    float factors[num_lanes];
-    store(factors, factor);
-    return factors[0];
+    Lanes sum = load(sums);
+    float factor = 1.0f;
+    if (any_above(most, splat(state.reference[row] + headroom))) {
+        const float top = largest(most);
+        factor = power_of_two_of(state.reference[row] - top);
+        state.reference[row] = top;
+        sum = sum * splat(factor);
+    }
+    const Lanes reference = splat(state.reference[row] == minus_infinity ? 0.0f : state.reference[row]);
+    for (std::size_t g = begin; g < end; ++g) {
+        const Lanes weight = power_of_two(found[g] - reference);
+        sum = sum + weight;
+        keep(g, block.value_scales[g] != nullptr ? weight * load(block.value_scales[g]) : weight);
+    }
+    store(sums, sum);
+    return factor;
+}
+
+// The keys of a block that any of some rows may see.
+struct Seen {
+    std::size_t begin, end;
+    bool whole;  // whether all of them see all of it
+
+    std::size_t first_group() const { return begin / key_group; }
+    std::size_t end_group() const { return (end + key_group - 1) / key_group; }
+};
+
+// Weighs `rows` rows; keep(r, g, weights) takes those of row r's group g.
+template <int rows, class Keep>
+STEELYARD_INLINE void weigh_rows(const Tile& tile, const KeyBlock& block, std::size_t row, const Seen& seen,
+                                 const float* scores, float* factors, const Keep& keep) {
+    for (std::size_t r = 0; r < rows; ++r) {
+        const float* scores_row = scores + r * block_keys;
+        const auto keep_row = [&](std::size_t g, Lanes weights) STEELYARD_INLINE_LAMBDA { keep(r, g, weights); };
+        factors[r] = seen.whole ? weigh<true>(tile, block, row + r, 0, block_groups, scores_row, keep_row)
+                                : weigh<false>(tile, block, row + r, seen.first_group(), seen.end_group(), scores_row,
+                                               keep_row);
+    }
+}
+
+// Adds to a few rows what they see of a block.
+template <class Element, bool ahead, int rows>
+void attend_seen(const Tile& tile, const KeyBlock& block, std::size_t row, const Seen& seen) {
+    const std::size_t first_group = seen.first_group(), end_group = seen.end_group(), head_dim = tile.head_dim;
+    alignas(64) float scratch[static_cast<std::size_t>(rows) * block_keys];
+    float factors[rows];
+    float* const out = tile.scratch.segment.out + row * head_dim;
+#if defined(__AVX512BF16__)
+    if constexpr (std::is_same_v<Element, BFloat16Pairs>) {
+        alignas(64) std::uint16_t weights[static_cast<std::size_t>(rows) * block_keys];
+        const auto* q = reinterpret_cast<const std::uint32_t*>(tile.scratch.q) + row * head_dim / 2;
+        pair_scores<ahead, rows>(q, head_dim, block, first_group, end_group, scratch);
+        weigh_rows<rows>(tile, block, row, seen, scratch, factors,
+                         [&](std::size_t r, std::size_t g, Lanes weight) STEELYARD_INLINE_LAMBDA {
+                             store_bfloat16(weights + r * block_keys + g * key_group, weight);
+                         });
+        return pair_values<ahead, rows>(reinterpret_cast<const std::uint32_t*>(weights), block, seen.begin, seen.end,
+                                        factors, head_dim, out);
+    } else
+#endif
+    {
+        const auto weigh_in_place = [&] {
+            weigh_rows<rows>(tile, block, row, seen, scratch, factors,
+                             [&](std::size_t r, std::size_t g, Lanes weight) STEELYARD_INLINE_LAMBDA {
+                                 store(scratch + r * block_keys + g * key_group, weight);
+                             });
+        };
+#if defined(__AVX512VNNI__)
+        if constexpr (std::is_same_v<Element, Int8Dots>) {
+            alignas(64) DotWeights steps[rows];
+            const auto* q = reinterpret_cast<const std::int32_t*>(tile.scratch.q) + row * head_dim;
+            dot_scores<ahead, rows>(q, head_dim, block, first_group, end_group, scratch);
+            weigh_in_place();
+            for (std::size_t r = 0; r < rows; ++r) {
+                quantise_weights(scratch + r * block_keys, first_group, end_group, steps[r]);
+            }
+            return dot_values<ahead, rows>(steps, block, seen.begin, seen.end, factors, head_dim, out);
+        } else
+#endif
+        {
+            scores<Element, ahead, rows>(tile.scratch.q + row * head_dim, head_dim, block, first_group, end_group, scratch);
+            weigh_in_place();
+            weighted_values<Element, ahead, rows>(scratch, block, seen.begin, seen.end, factors, head_dim, out);
+        }
+    }
 }
 
 // Adds a block to a few rows.
 template <class Element, bool ahead, int rows>
 void attend_rows(const Tile& tile, const KeyBlock& block, std::size_t row) {
-    const std::int64_t last = tile.position(row + rows - 1) - block.position;
-    const std::int64_t first = tile.first_key(tile.position(row)) - block.position;
-    if (last < 0 || first >= static_cast<std::int64_t>(block_keys)) return;
-    const std::size_t end = last + 1 < static_cast<std::int64_t>(block_keys) ? static_cast<std::size_t>(last) + 1 : block_keys;
+    constexpr auto length = static_cast<std::int64_t>(block_keys);
+    const std::int64_t top = tile.position(row), bottom = tile.position(row + rows - 1);
+    const std::int64_t last = bottom - block.position, first = tile.first_key(top) - block.position;
+    if (last < 0 || first >= length) return;
+    const std::size_t end = last + 1 < length ? static_cast<std::size_t>(last) + 1 : block_keys;
     const std::size_t begin = first > 0 ? static_cast<std::size_t>(first) : 0;
-    const std::size_t first_group = begin / key_group, end_group = (end + key_group - 1) / key_group;
-    alignas(64) float weights[static_cast<std::size_t>(rows) * block_keys];
-    float factors[rows];
-    float* const out = tile.scratch.segment.out + row * tile.head_dim;
-    const auto weigh_rows = [&] {
-        for (std::size_t r = 0; r < rows; ++r) {
-            factors[r] = weigh(tile, block, row + r, first_group, end_group, weights + r * block_keys);
-        }
-    };
-#if defined(__AVX512BF16__)
-    if constexpr (std::is_same_v<Element, BFloat16Pairs>) {
-        alignas(64) std::uint32_t pairs[static_cast<std::size_t>(rows) * block_keys / 2];
-        const auto* q = reinterpret_cast<const std::uint32_t*>(tile.scratch.q) + row * tile.head_dim / 2;
-        pair_scores<ahead, rows>(q, tile.head_dim, block, first_group, end_group, weights);
-        weigh_rows();
-        for (std::size_t r = 0; r < rows; ++r) {
-            for (std::size_t g = first_group; g < end_group; ++g) {
-                const std::size_t place = r * block_keys + g * key_group;
-                store_bfloat16(reinterpret_cast<std::uint16_t*>(pairs) + place, load(weights + place));
-            }
-        }
-        return pair_values<ahead, rows>(pairs, block, begin, end, factors, tile.head_dim, out);
-    } else
-#endif
-    {
-        const float* q = tile.scratch.q + row * tile.head_dim;
-        scores<Element, ahead, rows>(q, tile.head_dim, block, first_group, end_group, weights);
-        weigh_rows();
-        weighted_values<Element, ahead, rows>(weights, block, begin, end, factors, tile.head_dim, out);
-    }
+    const bool whole = top - block.position >= length - 1 && tile.first_key(bottom) <= block.position;
+    attend_seen<Element, ahead, rows>(tile, block, row, {begin, end, whole});
 }
 
 template <class Element, bool ahead>
@@ -297,12 +361,12 @@ void attend_position(const Tile& tile, std::int64_t position) {
         case KVType::float32: return attend_stored<Float32>(tile, block, num_groups);
         case KVType::float16: return attend_stored<Float16>(tile, block, num_groups);
         case KVType::bfloat16: return attend_stored<NativeBFloat16>(tile, block, num_groups);
-        case KVType::int8: return attend_stored<Int8>(tile, block, num_groups);
+        case KVType::int8: return attend_stored<NativeInt8>(tile, block, num_groups);
     }
 }
 
 void clear(const Tile& tile, const Softmax& state, std::size_t sums_per_row) {
-    for (std::size_t row = 0; row < tile.num_rows; ++row) state.largest[row] = minus_infinity;
+    for (std::size_t row = 0; row < tile.num_rows; ++row) state.reference[row] = minus_infinity;
     memset(state.sum, 0, tile.num_rows * sums_per_row * sizeof(float));
     memset(state.out, 0, tile.num_rows * tile.head_dim * sizeof(float));
 }
@@ -319,29 +383,29 @@ bool attend_segment(const Tile& tile, std::size_t segment) {
 }
 
 // Adds one row's softmax over a segment to its softmax over all segments before.
-void merge(float* largest, float* sum, float* out, float segment_largest, float segment_sum, const float* segment_out,
-           std::size_t head_dim) {
-    if (segment_largest == minus_infinity) return;
-    if (*largest == minus_infinity) {
-        *largest = segment_largest;
+void merge(float* reference, float* sum, float* out, float segment_reference, float segment_sum,
+           const float* segment_out, std::size_t head_dim) {
+    if (segment_reference == minus_infinity) return;
+    if (*reference == minus_infinity) {
+        *reference = segment_reference;
         *sum = segment_sum;
         memcpy(out, segment_out, head_dim * sizeof(float));
         return;
     }
-    const float top = *largest > segment_largest ? *largest : segment_largest;
-    const float old_factor = power_of_two_of(*largest - top), new_factor = power_of_two_of(segment_largest - top);
+    const float top = *reference > segment_reference ? *reference : segment_reference;
+    const float old_factor = power_of_two_of(*reference - top), new_factor = power_of_two_of(segment_reference - top);
     for (std::size_t i = 0; i < head_dim; i += num_lanes) {
         const Lanes added = load(segment_out + i) * splat(new_factor);
         store(out + i, multiply_add(load(out + i), splat(old_factor), added));
     }
-    *largest = top;
+    *reference = top;
     *sum = *sum * old_factor + segment_sum * new_factor;
 }
 
 void merge_segment(const Tile& tile) {
     const Softmax &part = tile.scratch.segment, &whole = tile.scratch.whole;
     for (std::size_t row = 0; row < tile.num_rows; ++row) {
-        merge(whole.largest + row, whole.sum + row, whole.out + row * tile.head_dim, part.largest[row],
+        merge(whole.reference + row, whole.sum + row, whole.out + row * tile.head_dim, part.reference[row],
               total(load(part.sum + row * num_lanes)), part.out + row * tile.head_dim, tile.head_dim);
     }
 }
@@ -371,7 +435,7 @@ void store_partials(const Tile& tile, std::size_t segment, bool seen) {
     const Softmax& part = tile.scratch.segment;
     for (std::size_t row = 0; row < tile.num_rows; ++row) {
         float* record = partial(tile, segment, row);
-        record[0] = seen ? part.largest[row] : minus_infinity;
+        record[0] = seen ? part.reference[row] : minus_infinity;
         if (!seen) continue;
         record[1] = total(load(part.sum + row * num_lanes));
         memcpy(record + 16, part.out + row * tile.head_dim, tile.head_dim * sizeof(float));
@@ -383,7 +447,7 @@ void merge_partials(const Tile& tile) {
     for (std::size_t segment = 0; segment < tile.plan->splits[tile.item->split].num_segments; ++segment) {
         for (std::size_t row = 0; row < tile.num_rows; ++row) {
             const float* record = partial(tile, segment, row);
-            merge(whole.largest + row, whole.sum + row, whole.out + row * tile.head_dim, record[0], record[1],
+            merge(whole.reference + row, whole.sum + row, whole.out + row * tile.head_dim, record[0], record[1],
                   record + 16, tile.head_dim);
         }
     }

@@ -4,6 +4,7 @@
 
 #include "../bindings.hpp"
 #include "../parallel/thread_pool.hpp"
+#include "likeliest.hpp"
 #include "names.hpp"
 
 namespace steelyard {
@@ -61,9 +62,27 @@ void multiply_fine(ThreadPool& pool, const std::string& format, Address packed, 
                    std::size_t num_inputs, Address x, std::size_t x_stride, std::size_t num_tokens, Address rest,
                    Address blocks, Address sums, Address out) {
     const PackedMatrix weight{at<const std::uint8_t>(packed), packed_format_named(format), num_rows, num_inputs};
-    const FineQgemmArgs args{weight,         at<const float>(x), x_stride, num_tokens, at<float>(rest),
-                             at<ActivationBlock>(blocks), at<float>(sums), at<float>(out)};
+    const FineRows rows{at<const float>(x), x_stride, num_tokens, at<float>(rest), at<ActivationBlock>(blocks)};
+    const FineQgemmArgs args{weight, rows, at<float>(sums), at<float>(out)};
     pool.run([&](Worker worker) { qgemm_fine(args, best_isa(), pool, worker); });
+}
+
+void find_norms(ThreadPool& pool, const std::string& format, Address packed, std::size_t num_rows,
+                std::size_t num_inputs, Address out) {
+    const PackedMatrix weight{at<const std::uint8_t>(packed), packed_format_named(format), num_rows, num_inputs};
+    pool.run([&](Worker worker) { feature_group_norms(weight, at<float>(out), worker); });
+}
+
+void find_likeliest(ThreadPool& pool, const std::string& format, Address packed, std::size_t num_rows,
+                    std::size_t num_inputs, Address x, std::size_t x_stride, std::size_t num_tokens, Address rest,
+                    Address blocks, Address norms, Address maxima, Address largest, Address position,
+                    const std::optional<std::string>& isa_name) {
+    const PackedMatrix weight{at<const std::uint8_t>(packed), packed_format_named(format), num_rows, num_inputs};
+    const FineRows rows{at<const float>(x), x_stride, num_tokens, at<float>(rest), at<ActivationBlock>(blocks)};
+    const LikeliestArgs args{weight, rows, at<const float>(norms), at<float>(maxima), at<float>(largest),
+                             at<std::int64_t>(position)};
+    const Isa isa = isa_or_best(isa_name);
+    pool.run([&](Worker worker) { qgemm_likeliest(args, isa, pool, worker); });
 }
 
 void dequantise(ThreadPool& pool, const std::string& format, Address packed, std::size_t num_rows,
@@ -96,6 +115,11 @@ void bind_qgemm(nanobind::module_& m) {
     m.def("qgemm_fine", &multiply_fine, "pool"_a, "format"_a, "packed"_a, "num_rows"_a, "num_inputs"_a, "x"_a,
           "x_stride"_a, "num_tokens"_a, "rest"_a, "blocks"_a, "sums"_a, "out"_a, release_gil(),
           "Multiply float32 rows, taken in two steps of 8 bits, by a packed matrix.");
+    m.def("feature_group_norms", &find_norms, "pool"_a, "format"_a, "packed"_a, "num_rows"_a, "num_inputs"_a, "out"_a,
+          release_gil(), "Write the largest norm of a packed matrix's rows, of 32 after another.");
+    m.def("qgemm_likeliest", &find_likeliest, "pool"_a, "format"_a, "packed"_a, "num_rows"_a, "num_inputs"_a, "x"_a,
+          "x_stride"_a, "num_tokens"_a, "rest"_a, "blocks"_a, "norms"_a, "maxima"_a, "largest"_a, "position"_a,
+          "isa"_a = nanobind::none(), release_gil(), "Find the largest element of each row of a fine product.");
     m.def("dequantise_rows", &dequantise, "pool"_a, "format"_a, "packed"_a, "num_rows"_a, "num_inputs"_a, "rows"_a,
           "count"_a, "out"_a, release_gil(), "Write the chosen rows of a packed matrix as float32.");
 }

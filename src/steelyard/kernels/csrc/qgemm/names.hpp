@@ -29,7 +29,7 @@ inline SourceFormat source_format_named(const std::string& name) {
 }
 
 inline Epilogue epilogue_named(const std::string& name) {
-    static constexpr const char* names[] = {"store", "add", "silu", "gelu_tanh"};
+    static constexpr const char* names[] = {"store", "add", "silu", "gelu_tanh", "largest"};
     return named<Epilogue>(name, names);
 }
 

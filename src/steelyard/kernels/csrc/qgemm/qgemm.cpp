@@ -51,8 +51,8 @@ void dequantise_row(const PackedMatrix& weight, std::size_t row, float* out) {
     }
 }
 
-static void take_rest(const FineQgemmArgs& args, const QuantisedRows& coarse, Range rows) {
-    const std::size_t num_inputs = args.weight.num_inputs;
+static void take_rest(const FineRows& args, const QuantisedRows& coarse, Range rows) {
+    const std::size_t num_inputs = coarse.num_inputs;
     for (std::size_t row = rows.begin; row < rows.end; ++row) {
         for (std::size_t i = 0; i < num_inputs; ++i) {
             const ActivationBlock& block = coarse.row(row)[i / block_length];
@@ -62,20 +62,24 @@ static void take_rest(const FineQgemmArgs& args, const QuantisedRows& coarse, Ra
     }
 }
 
+void quantise_fine(const FineRows& rows, std::size_t num_inputs, Isa isa, ThreadPool& pool, Worker worker) {
+    const QuantisedRows coarse{rows.blocks, rows.num_tokens, num_inputs};
+    const QuantisedRows fine{coarse.row(rows.num_tokens), rows.num_tokens, num_inputs};
+    quantise_rows({rows.x, rows.x_stride, coarse}, isa, worker);
+    pool.barrier();
+    take_rest(rows, coarse, share(rows.num_tokens, worker));
+    pool.barrier();
+    quantise_rows({rows.rest, num_inputs, fine}, isa, worker);
+    pool.barrier();
+}
+
 void qgemm_fine(const FineQgemmArgs& args, Isa isa, ThreadPool& pool, Worker worker) {
-    const std::size_t num_inputs = args.weight.num_inputs, num_rows = args.weight.num_rows;
-    const QuantisedRows coarse{args.blocks, args.num_tokens, num_inputs};
-    const QuantisedRows fine{coarse.row(args.num_tokens), args.num_tokens, num_inputs};
-    quantise_rows({args.x, args.x_stride, coarse}, isa, worker);
-    pool.barrier();
-    take_rest(args, coarse, share(args.num_tokens, worker));
-    pool.barrier();
-    quantise_rows({args.rest, num_inputs, fine}, isa, worker);
-    pool.barrier();
-    const QuantisedRows both{args.blocks, 2 * args.num_tokens, num_inputs};
+    const std::size_t num_tokens = args.rows.num_tokens, num_rows = args.weight.num_rows;
+    quantise_fine(args.rows, args.weight.num_inputs, isa, pool, worker);
+    const QuantisedRows both{args.rows.blocks, 2 * num_tokens, args.weight.num_inputs};
     qgemm({args.weight, both, args.sums, num_rows, nullptr, Epilogue::store}, isa, worker);
     pool.barrier();
-    const std::size_t size = args.num_tokens * num_rows;
+    const std::size_t size = num_tokens * num_rows;
     const Range part = share(size, worker, panel_width);
     for (std::size_t i = part.begin; i < part.end; ++i) args.out[i] = args.sums[i] + args.sums[size + i];
 }

@@ -41,7 +41,8 @@ void rms_norm_quantise_rows(const RmsNormQuantiseArgs& args, Isa isa, Worker wor
 //   add       out[r, n] += y
 //   silu, gelu_tanh (gated): panels alternate between 16 gate and 16 up features, num_rows is a multiple of 32, and
 //             out[r, 16·i + j] = act(y[r, 32·i + j]) · y[r, 32·i + 16 + j], num_rows / 2 wide.
-enum class Epilogue : int { store, add, silu, gelu_tanh };
+//   largest   out[r, i] = the largest of y[r, 32·i … 32·i + 31], as many as there are; NaN may be passed over.
+enum class Epilogue : int { store, add, silu, gelu_tanh, largest };
 
 constexpr bool is_gated(Epilogue epilogue) { return epilogue == Epilogue::silu || epilogue == Epilogue::gelu_tanh; }
 
@@ -57,17 +58,24 @@ struct QgemmArgs {
 // Does the worker's share of output features, for all rows. No barrier inside: every worker must see all of `rows`.
 void qgemm(const QgemmArgs& args, Isa isa, Worker worker);
 
-// out = x · weight with x taken in two steps of 8 bits: as quantise_rows gives it, and what that leaves, quantised too. Both
-// meet the weights in one pass over them.
-struct FineQgemmArgs {
-    PackedMatrix weight;
+// Rows taken in two steps of 8 bits: as quantise_rows gives them, and what that leaves, quantised too.
+struct FineRows {
     const float* x;  // [num_tokens, num_inputs], rows x_stride floats apart
     std::size_t x_stride;
     std::size_t num_tokens;
     float* rest;              // room for [num_tokens, num_inputs]
-    ActivationBlock* blocks;  // room for 2 · num_tokens rows
-    float* sums;              // room for [2 · num_tokens, num_rows]
-    float* out;               // [num_tokens, num_rows], dense
+    ActivationBlock* blocks;  // room for 2 · num_tokens rows: all first steps, then all second ones
+};
+
+// Fills `blocks`, inside a job of `pool`, in which all workers call it: there are barriers inside, and one at the end.
+void quantise_fine(const FineRows& rows, std::size_t num_inputs, Isa isa, ThreadPool& pool, Worker worker);
+
+// out = x · weight, both steps in one pass over the weights.
+struct FineQgemmArgs {
+    PackedMatrix weight;
+    FineRows rows;
+    float* sums;  // room for [2 · num_tokens, num_rows]
+    float* out;   // [num_tokens, num_rows], dense
 };
 
 // The worker's share, inside a job of `pool`, in which all workers call it: there are barriers inside.

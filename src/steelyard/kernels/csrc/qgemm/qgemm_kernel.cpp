@@ -210,6 +210,10 @@ struct Tile {
                 if constexpr (P == pair) finish_gated(args, r, panel, out + panel / pair * panel_width);
                 return;
             }
+            if (args.epilogue == Epilogue::largest) {
+                out[panel / pair] = largest_sum(args, r, panel);
+                return;
+            }
             repeat<P>([&](auto p) STEELYARD_INLINE_LAMBDA {
                 const std::size_t first = (panel + p) * panel_width;
                 const std::size_t width = args.weight.num_rows - first;
@@ -226,6 +230,14 @@ struct Tile {
         const Floats gate = biased(sums[r][0], args, first, panel_width);
         const Floats up = biased(sums[r][P - 1], args, first + panel_width, panel_width);
         store(out, (args.epilogue == Epilogue::silu ? silu(gate) : gelu_tanh(gate)) * up);
+    }
+    STEELYARD_INLINE float largest_sum(const QgemmArgs& args, std::size_t r, std::size_t panel) const {
+        const std::size_t first = panel * panel_width, width = args.weight.num_rows - first;
+        const float most = largest_of_first(biased(sums[r][0], args, first, width), width);
+        if (P == 1 || width <= panel_width) return most;
+        const std::size_t left = width - panel_width;
+        const float other = largest_of_first(biased(sums[r][P - 1], args, first + panel_width, left), left);
+        return other > most ? other : most;
     }
     static STEELYARD_INLINE Floats biased(Floats sum, const QgemmArgs& args, std::size_t first, std::size_t width) {
         return args.bias ? sum + load_first(args.bias + first, width) : sum;
@@ -334,7 +346,8 @@ template <PackedFormat format>
 void product(const QgemmArgs& args, Worker worker) {
     const bool few = args.rows.num_rows <= max_few_rows;
     // Single panels balance best, pairs compute best.
-    const std::size_t granule = is_gated(args.epilogue) || !few ? pair : 1;
+    const bool paired = is_gated(args.epilogue) || args.epilogue == Epilogue::largest;
+    const std::size_t granule = paired || !few ? pair : 1;
     const Range panels = share(args.weight.num_panels(), worker, granule);
     if (few) few_rows<format>(args, panels);
     else many_rows<format>(args, panels);

@@ -437,5 +437,18 @@ STEELYARD_INLINE void repeat(const Body& body) {
     }(std::make_index_sequence<count>{});
 }
 
+// The largest of the first `n` lanes, or of all if there are fewer.
+STEELYARD_INLINE float largest_of_first(const Floats& a, std::size_t n) {
+#if defined(__AVX512F__)
+    return _mm512_mask_reduce_max_ps(first_lanes(n), a.v);
+#else
+    float lane[16];
+    store(lane, a);
+    float most = lane[0];
+    for (std::size_t i = 1; i < 16 && i < n; ++i) most = lane[i] > most ? lane[i] : most;
+    return most;
+#endif
+}
+
 }  // namespace
 }  // namespace steelyard::STEELYARD_ISA

@@ -17,10 +17,12 @@
 
 #if defined(_MSC_VER)
 #define STEELYARD_INLINE __forceinline
+#define STEELYARD_INLINE_LAMBDA
 #define STEELYARD_UNROLL
 #define STEELYARD_PREFETCH(address)
 #else
 #define STEELYARD_INLINE inline __attribute__((always_inline))
+#define STEELYARD_INLINE_LAMBDA __attribute__((always_inline))
 #define STEELYARD_UNROLL _Pragma("GCC unroll 16")
 #define STEELYARD_PREFETCH(address) __builtin_prefetch(address, 0, 2)
 #endif
@@ -51,7 +53,14 @@ STEELYARD_INLINE Lanes round_to_integer(Lanes a) {
 }
 // a · 2^n for integral n of any size; underflows through the subnormals to zero.
 STEELYARD_INLINE Lanes times_power_of_two(Lanes a, Lanes n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+// x − ⌊x⌋, 0 for an infinity.
+STEELYARD_INLINE Lanes fraction(Lanes x) {
+    return {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+// a · 2^⌊x⌋; 0 for x = −∞.
+STEELYARD_INLINE Lanes times_power_of_floor(Lanes a, Lanes x) { return {_mm512_scalef_ps(a.v, x.v)}; }
 STEELYARD_INLINE float largest(Lanes a) { return _mm512_reduce_max_ps(a.v); }
+STEELYARD_INLINE bool any_above(Lanes a, Lanes limit) { return _mm512_cmp_ps_mask(a.v, limit.v, _CMP_GT_OQ) != 0; }
 // `a` in the lanes from `first` to `last`, both counted in, and `other` elsewhere.
 STEELYARD_INLINE Lanes keep_between(Lanes a, int first, int last, Lanes other) {
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -67,8 +76,11 @@ STEELYARD_INLINE void store_half(std::uint16_t* p, Lanes a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-STEELYARD_INLINE Lanes load_int8(const std::int8_t* p) {
-    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+// Every fourth of 64 bytes, from byte `number` on.
+template <int number>
+STEELYARD_INLINE Lanes load_int8_of_four(const std::int8_t* p) {
+    const __m512i top = _mm512_slli_epi32(_mm512_loadu_si512(p), 24 - 8 * number);
+    return {_mm512_cvtepi32_ps(_mm512_srai_epi32(top, 24))};
 }
 // The even and the odd ones of 32 bfloat16 numbers.
 STEELYARD_INLINE Lanes load_bfloat16_even(const std::uint16_t* p) {
@@ -130,6 +142,12 @@ STEELYARD_INLINE __m256 times_power_of_two_8(__m256 a, __m256 n) {
 STEELYARD_INLINE Lanes times_power_of_two(Lanes a, Lanes n) {
     return {times_power_of_two_8(a.low, n.low), times_power_of_two_8(a.high, n.high)};
 }
+STEELYARD_INLINE Lanes floor_of(Lanes x) { return {_mm256_floor_ps(x.low), _mm256_floor_ps(x.high)}; }
+STEELYARD_INLINE bool any_above(Lanes a, Lanes limit) {
+    const __m256 above = _mm256_or_ps(_mm256_cmp_ps(a.low, limit.low, _CMP_GT_OQ),
+                                      _mm256_cmp_ps(a.high, limit.high, _CMP_GT_OQ));
+    return _mm256_movemask_ps(above) != 0;
+}
 STEELYARD_INLINE float largest(Lanes a) {
     const __m256 eight = _mm256_max_ps(a.low, a.high);
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -157,10 +175,14 @@ STEELYARD_INLINE void store_half(std::uint16_t* p, Lanes a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.low, mode));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(a.high, mode));
 }
-STEELYARD_INLINE Lanes load_int8(const std::int8_t* p) {
-    const __m128i bytes = load_128(p);
-    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
-            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+template <int number>
+STEELYARD_INLINE __m256 load_int8_of_four_8(const std::int8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(load_256(p), 24 - 8 * number), 24));
+}
+// Every fourth of 64 bytes, from byte `number` on.
+template <int number>
+STEELYARD_INLINE Lanes load_int8_of_four(const std::int8_t* p) {
+    return {load_int8_of_four_8<number>(p), load_int8_of_four_8<number>(p + 32)};
 }
 // The even and the odd ones of 32 bfloat16 numbers.
 STEELYARD_INLINE Lanes load_bfloat16_even(const std::uint16_t* p) {
@@ -252,6 +274,14 @@ STEELYARD_INLINE Lanes round_to_integer(const Lanes& a) {
 STEELYARD_INLINE Lanes times_power_of_two(const Lanes& a, const Lanes& n) {
     return each_lane([&](std::size_t i) { return ldexpf(a.lane[i], static_cast<int>(n.lane[i])); });
 }
+STEELYARD_INLINE Lanes floor_of(const Lanes& x) {
+    return each_lane([&](std::size_t i) { return floorf(x.lane[i]); });
+}
+STEELYARD_INLINE bool any_above(const Lanes& a, const Lanes& limit) {
+    bool found = false;
+    for (std::size_t i = 0; i < num_lanes; ++i) found |= a.lane[i] > limit.lane[i];
+    return found;
+}
 STEELYARD_INLINE float largest(const Lanes& a) {
     float found = a.lane[0];
     for (std::size_t i = 1; i < num_lanes; ++i) found = a.lane[i] > found ? a.lane[i] : found;
@@ -270,8 +300,10 @@ STEELYARD_INLINE Lanes load_half(const std::uint16_t* p) {
 STEELYARD_INLINE void store_half(std::uint16_t* p, const Lanes& a) {
     for (std::size_t i = 0; i < num_lanes; ++i) p[i] = half_of_float(a.lane[i]);
 }
-STEELYARD_INLINE Lanes load_int8(const std::int8_t* p) {
-    return each_lane([&](std::size_t i) { return static_cast<float>(p[i]); });
+// Every fourth of 64 bytes, from byte `number` on.
+template <int number>
+STEELYARD_INLINE Lanes load_int8_of_four(const std::int8_t* p) {
+    return each_lane([&](std::size_t i) { return static_cast<float>(p[4 * i + number]); });
 }
 // The even and the odd ones of 32 bfloat16 numbers.
 STEELYARD_INLINE Lanes load_bfloat16_even(const std::uint16_t* p) {
@@ -281,6 +313,18 @@ STEELYARD_INLINE Lanes load_bfloat16_odd(const std::uint16_t* p) {
     return each_lane([&](std::size_t i) { return float_of_bits(static_cast<std::uint32_t>(p[2 * i + 1]) << 16); });
 }
 
+#endif
+
+#if !defined(__AVX512F__)
+// x − ⌊x⌋, 0 for what lies far below where 2^x is 0.
+STEELYARD_INLINE Lanes fraction(Lanes x) {
+    x = larger(x, splat(-200.0f));
+    return x - floor_of(x);
+}
+// a · 2^⌊x⌋; 0 for x = −∞.
+STEELYARD_INLINE Lanes times_power_of_floor(Lanes a, Lanes x) {
+    return times_power_of_two(a, floor_of(larger(x, splat(-200.0f))));
+}
 #endif
 
 // The sum of all lanes, in an order that does not depend on the instruction set.
