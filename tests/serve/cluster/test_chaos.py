@@ -19,6 +19,7 @@ from steelyard.engine.executor import SyntheticTokens
 
 NUM_REPLICAS = 3
 NUM_CLIENTS = 14
+SCHEDULE = ((signal.SIGKILL, 1), (signal.SIGSTOP, 1), (signal.SIGKILL, NUM_REPLICAS), (signal.SIGSTOP, 2))
 
 
 @pytest.fixture(autouse=True)
@@ -92,13 +93,14 @@ async def one_client(http: httpx.AsyncClient, rng: Random, over: asyncio.Event) 
 
 
 async def killer(fleet: LiveFleet, rng: Random, over: asyncio.Event) -> None:
-    """Kill one that works, then another, then all; what dies three times over is given up, so let it be whole again."""
-    for num_killed in (1, 1, NUM_REPLICAS):
+    """Strike replicas that work, each time when all are there again: an answer that loses too many is given up."""
+    for how, num_struck in SCHEDULE:
         await asyncio.sleep(rng.uniform(0.2, 0.6))
-        pids = await asyncio.to_thread(fleet.pids_of_busy)
-        for pid in pids[:num_killed]:
-            os.kill(pid, signal.SIGKILL)
-        await asyncio.sleep(0.1)
+        pids = (await asyncio.to_thread(fleet.pids_of_busy))[:num_struck]
+        num_deaths = sum(fleet.llm.crew.num_deaths) + len(pids)
+        for pid in pids:
+            os.kill(pid, how)
+        await asyncio.to_thread(wait_until, lambda due=num_deaths: sum(fleet.llm.crew.num_deaths) >= due)
         await asyncio.to_thread(fleet.wait_until_whole, NUM_REPLICAS)
     over.set()
 
@@ -115,7 +117,7 @@ def test_every_request_ends_exactly_once(seed: int):
         asyncio.run(main(fleet))
         fleet.check_idle()
         dispatcher = fleet.llm.start().dispatcher
-        assert sum(fleet.llm.crew.num_deaths) >= 3
+        assert sum(fleet.llm.crew.num_deaths) >= len(SCHEDULE)
         assert fleet.live.on_loop(lambda: dispatcher.num_retries) > 0
         assert fleet.live.on_loop(lambda: dispatcher.num_continuations) > 0
         text = httpx.get(fleet.url + "/metrics").text

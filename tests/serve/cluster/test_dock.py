@@ -62,6 +62,7 @@ def test_who_is_expected_comes_once(host: str | None):
     "message",
     [
         wire.Hello(wire.PROTOCOL, "a", "guessed"),
+        wire.Hello(wire.PROTOCOL, "a", "é"),
         wire.Hello(wire.PROTOCOL, "b", ""),
         wire.Hello("steelyard 0.0.1, 0", "a", ""),
         wire.Hello(wire.PROTOCOL, "a", "x" * 5000),

@@ -48,7 +48,7 @@ class Member:
 
 @final
 class Crew:
-    """Replicas in places 0 … n − 1.
+    """Replicas in places 0 … n − 1. To be made and used within one event loop.
 
     Args:
         loads: what each place loads.
@@ -78,6 +78,7 @@ class Crew:
         self._restarts = [Restarts(max_restarts) for _ in loads]
         self._keepers: list[asyncio.Task[None]] = []
         self._num_started = 0
+        self._settled: asyncio.Future[wire.ModelProfile] = asyncio.get_running_loop().create_future()
         self.members: dict[int, Member] = {}
         self.num_deaths = [0] * len(loads)
 
@@ -90,11 +91,16 @@ class Crew:
         Raises:
             SteelyardError: why the first that failed did; no replica is left then.
         """
-        await self._fill_or_close(0)
-        profile = self.members[0].profile
-        self._loads = tuple(load.settled(profile) for load in self._loads)
-        await self._fill_or_close(*range(1, len(self._loads)))
-        return profile
+        starting = [asyncio.ensure_future(self._fill(place)) for place in range(len(self._loads))]
+        try:
+            await asyncio.gather(*starting)
+        except BaseException:
+            for one in starting:
+                one.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
+            await self.close()
+            raise
+        return self._settled.result()
 
     def keep(self, engine: FleetEngine) -> None:
         """Let the replicas join ``engine``, and keep every place filled from now on."""
@@ -127,17 +133,6 @@ class Crew:
         for member in members:
             member.process.kill()
         self._dock.close()
-
-    async def _fill_or_close(self, *places: int) -> None:
-        starting = [asyncio.ensure_future(self._fill(place)) for place in places]
-        try:
-            await asyncio.gather(*starting)
-        except BaseException:
-            for one in starting:
-                one.cancel()
-            await asyncio.gather(*starting, return_exceptions=True)
-            await self.close()
-            raise
 
     async def _keep(self, place: int, engine: FleetEngine) -> None:
         """Look after one place until it has died too often."""
@@ -182,13 +177,22 @@ class Crew:
         process = await self._launcher.launch(place, start)
         try:
             remote = RemoteReplica(name, await self._arrived(name, arrival, process))
-            profile = await remote.load(self._loads[place], self._health)
+            profile = await remote.load(await self._load_of(place), self._health)
         except BaseException:
             self._dock.forget(name)
             process.kill()
             raise
         self.members[place] = Member(remote, process, profile)
+        if not self._settled.done():
+            self._settled.set_result(profile)
         logger.info("%s is ready", name)
+
+    async def _load_of(self, place: int) -> wire.Load:
+        """Return what a place loads; all but the first wait for the sizes that it settles."""
+        load = self._loads[place]
+        if place == 0 and not self._settled.done():
+            return load
+        return load.settled(await self._settled)
 
     async def _arrived(self, name: str, arrival: asyncio.Future[Link], process: Running) -> Link:
         deadline_s = now_s() + self._health.start_s

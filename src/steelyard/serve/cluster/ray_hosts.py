@@ -93,10 +93,6 @@ class RayLauncher:
         actor = host.remote()
         return RayWorker(actor, actor.run.remote(msgspec.json.encode(start)).future())
 
-    def close(self) -> None:
-        """Leave the cluster; one that was started here ends."""
-        ray.shutdown()
-
     def _connect(self) -> None:
         """Join the cluster, or start it. Not on the main thread: Ray would take the signals there for itself."""
         if ray.is_initialized():
