@@ -13,9 +13,9 @@ from typing import Any, TypeVar, cast
 import httpx
 
 from steelyard.core.clock import wall_s
-from steelyard.engine.async_llm import AsyncLLM
 from steelyard.engine.engine import Engine
 from steelyard.serve.config import ModelSpec, ServeConfig
+from steelyard.serve.llm import ServedLLM
 from steelyard.serve.pool import ModelSource
 from steelyard.serve.server import Server
 from steelyard.serve.service import Service
@@ -48,17 +48,17 @@ class LiveServer:
 
     @property
     def engine(self) -> Engine:
-        """The first model's engine."""
+        """The first model's engine, of this process."""
         llm = self.service.pool.models[0].llm
         assert llm is not None
-        return llm.start()
+        return cast(Engine, llm.start())
 
     def eventually(self, holds: Callable[[], bool]) -> None:
         """Wait until ``holds`` on the server's loop."""
         wait_until(lambda: self.on_loop(holds))
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
+def wait_until(holds: Callable[[], object]) -> None:
     """Wait until ``holds``; fail if it takes very long."""
     deadline, pause = wall_s() + PATIENCE_S, threading.Event()
     while not holds():
@@ -107,30 +107,33 @@ class FakeModels:
     async def need_bytes(self, spec: ModelSpec) -> int:
         return self.sizes[spec.names[0]]
 
-    async def load(self, spec: ModelSpec) -> AsyncLLM:
+    async def load(self, spec: ModelSpec) -> ServedLLM:
         name = spec.names[0]
         if name in self.gates:
             await self.gates[name].wait()
         if name in self.broken:
             raise self.broken[name]
         self.log.append(f"load {name}")
-        return cast(AsyncLLM, _FakeLLM(name))
+        return cast(ServedLLM, _FakeLLM(name, self.sizes[name]))
 
-    async def held_bytes(self, llm: AsyncLLM) -> int:
-        return self.sizes[cast(Any, llm).name]
-
-    async def put_away(self, llm: AsyncLLM) -> None:
+    async def put_away(self, llm: ServedLLM) -> None:
         self.log.append(f"put away {cast(Any, llm).name}")
 
 
 @dataclass(frozen=True)
 class _FakeLLM:
     name: str
+    held_bytes: int
+    is_up = True
+
+    @property
+    def parts(self) -> _FakeLLM:
+        return self
 
 
 class NeverLoading(FakeModels):
     """A source whose models never come."""
 
-    async def load(self, spec: ModelSpec) -> AsyncLLM:
+    async def load(self, spec: ModelSpec) -> ServedLLM:
         await asyncio.Event().wait()
         raise AssertionError

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,14 +13,15 @@ import httpx
 
 from steelyard.core.batch import Batch
 from steelyard.core.params import SamplingParams
-from steelyard.engine.async_llm import AsyncLLM
 from steelyard.engine.build import LLMOptions
 from steelyard.engine.config import EngineConfig
 from steelyard.engine.engine import Engine
 from steelyard.engine.executor import ModelledExecutor, SyntheticTokens
 from steelyard.policies.schedule import make_schedule_policy
+from steelyard.policies.schedule.vtc import VtcPolicy
 from steelyard.serve.app import create_app
 from steelyard.serve.config import AccessConfig, ModelSpec, ServeConfig
+from steelyard.serve.llm import ServedLLM
 from steelyard.serve.service import Service
 
 VOCABULARY = 100
@@ -32,7 +33,7 @@ def step_seconds(batch: Batch) -> float:
 
 
 class ModelledLLM:
-    """What the server needs of an :class:`AsyncLLM`, computing nothing."""
+    """What the server needs of an :class:`ServedLLM`, computing nothing."""
 
     default_params = SamplingParams(temperature=0.0, ignore_eos=True)
 
@@ -44,7 +45,7 @@ class ModelledLLM:
             max_num_seqs=options.max_num_seqs,
             max_waiting=options.max_waiting,
         )
-        self.parts = SimpleNamespace(engine_config=config, tokenizer=None)
+        self.parts = SimpleNamespace(engine_config=config, tokenizer=None, held_bytes=1)
 
     def start(self) -> Engine:
         if self._engine is None:
@@ -53,6 +54,15 @@ class ModelledLLM:
             self._engine = Engine(self.parts.engine_config, executor, policy, vocab_size=VOCABULARY)
             self._task = asyncio.get_running_loop().create_task(self._engine.run())
         return self._engine
+
+    @property
+    def is_up(self) -> bool:
+        return not self.start().closed
+
+    def set_shares(self, shares: Mapping[str, float]) -> None:
+        policy = self.start().policy
+        if isinstance(policy, VtcPolicy):
+            policy.reconfigure(replace(policy.config, shares=shares))
 
     async def stopped(self) -> BaseException | None:
         self.start()
@@ -78,17 +88,14 @@ class ModelledModels:
     async def need_bytes(self, spec: ModelSpec) -> int:
         return 1
 
-    async def load(self, spec: ModelSpec) -> AsyncLLM:
+    async def load(self, spec: ModelSpec) -> ServedLLM:
         await asyncio.sleep(self.load_s)
         if self.broken is not None:
             raise self.broken
         self.loaded.append(ModelledLLM(self._options))
-        return cast(AsyncLLM, self.loaded[-1])
+        return cast(ServedLLM, self.loaded[-1])
 
-    async def held_bytes(self, llm: AsyncLLM) -> int:
-        return 1
-
-    async def put_away(self, llm: AsyncLLM) -> None:
+    async def put_away(self, llm: ServedLLM) -> None:
         await llm.close()
 
 

@@ -28,6 +28,7 @@ _NEEDED = (
     "yaml",
     "sqlalchemy",
     "httpx",
+    "msgspec",
     "python_multipart",
 )
 _POSITIONAL = "models"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -11,23 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard.core.clock import local_datetime, now_s
-from steelyard.core.errors import ModelError, PromptError
+from steelyard.core.clock import now_s
 from steelyard.core.params import SamplingParams
 from steelyard.core.pooling import NO_SAMPLING, PoolingParams
 from steelyard.core.request import Request, RequestOutput
+from steelyard.cost.profile import Profile
 from steelyard.engine.build import LLMOptions, Parts, build_parts
-from steelyard.engine.engine import Engine
+from steelyard.engine.engine import Engine, EngineResponse
 from steelyard.engine.model_runner import ModelRunner
+from steelyard.engine.pricing import Pricing, pricing_of
 from steelyard.engine.probe import TextScore
-from steelyard.engine.response import Response
+from steelyard.engine.prompter import Message, Prompt, Prompter
 from steelyard.engine.torch_executor import InlineExecutor, TorchExecutor
 from steelyard.engine.view import Observer
-from steelyard.models.text.chat import encode_chat
 from steelyard.models.text.tokenizer import Tokenizer
-
-Prompt = str | Sequence[int]
-Message = dict[str, Any]
+from steelyard.policies.schedule.vtc import VtcPolicy
 
 
 class AsyncLLM:
@@ -55,6 +54,7 @@ class AsyncLLM:
         **options: Any,
     ) -> None:
         self.parts: Parts = build_parts(model, LLMOptions.from_keywords(options))
+        self._prompter = Prompter(self.parts.name, self.parts.tokenizer, self.parts.chat_template)
         self._executor = executor(self.parts.runner)
         self._observers = observers
         self._request_ids = count()
@@ -65,6 +65,11 @@ class AsyncLLM:
     def default_params(self) -> SamplingParams:
         """Sampling parameters that the model's own generation defaults suggest."""
         return self.parts.default_params
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its engine takes requests."""
+        return self._engine is None or not self._engine.closed
 
     def start(self) -> Engine:
         """Start stepping on the running event loop, if not started yet, and return the engine."""
@@ -127,7 +132,7 @@ class AsyncLLM:
         tenant: str = "",
         timeout_s: float | None = None,
         pooling: PoolingParams | None = None,
-    ) -> Response:
+    ) -> EngineResponse:
         """Queue a request, waiting for room, and return its response; see :meth:`generate`.
 
         With ``pooling`` the response gets the prompt's vector and no tokens; ``params`` must be ``NO_SAMPLING`` then.
@@ -159,17 +164,27 @@ class AsyncLLM:
         if self.parts.grammars is not None:
             await self.parts.grammars.prepare(params)
 
+    def set_shares(self, shares: Mapping[str, float]) -> None:
+        """Say what each tenant is due relative to the others; without the ``vtc`` policy it means nothing."""
+        policy = self.start().policy
+        if isinstance(policy, VtcPolicy):
+            policy.reconfigure(replace(policy.config, shares=shares))
+
+    def pricing(self, profile: Profile) -> Pricing:
+        """Return what the model's steps are priced by; see :func:`~steelyard.engine.pricing.pricing_of`.
+
+        Raises:
+            InputError: if the profile knows nothing of the model's device.
+        """
+        return pricing_of(self.parts, profile)
+
     async def cancel(self, request_id: str) -> None:
         """End a request at the next step boundary, with the finish reason ``cancelled``."""
         self.start().cancel(request_id)
 
     def encode(self, prompt: Prompt, *, parse_special: bool = False) -> tuple[int, ...]:
         """Return the prompt's token ids; control tokens in text stay text unless ``parse_special``."""
-        if not isinstance(prompt, str):
-            return tuple(int(token) for token in prompt)
-        if not prompt:
-            raise PromptError("it is empty", field="prompt", remedy="Give at least one character")
-        return tuple(self.tokenizer.encode(prompt, parse_special=parse_special))
+        return self._prompter.encode(prompt, parse_special=parse_special)
 
     def encode_chat(self, messages: Sequence[Message], **template_arguments: Any) -> tuple[int, ...]:
         """Return the token ids of a conversation in the model's chat template, ready for the assistant's turn.
@@ -178,11 +193,7 @@ class AsyncLLM:
             PromptError: if a message is malformed, or the model has no chat template.
             ModelError: if the model has no tokenizer.
         """
-        return tuple(
-            encode_chat(
-                self.tokenizer, self.parts.chat_template, messages, **{"now": local_datetime()} | template_arguments
-            )
-        )
+        return self._prompter.encode_chat(messages, **template_arguments)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -191,11 +202,7 @@ class AsyncLLM:
         Raises:
             ModelError: if the model came without one.
         """
-        if self.parts.tokenizer is None:
-            raise ModelError(
-                f"{self.parts.name} has no tokenizer", field="model", remedy="Give token ids instead of text"
-            )
-        return self.parts.tokenizer
+        return self._prompter.tokenizer
 
     async def score(self, texts: Sequence[Prompt]) -> list[TextScore]:
         """Return each text's token log-probabilities (natural log), in order."""
@@ -212,7 +219,7 @@ class AsyncLLM:
         Raises:
             InputError: if any text cannot be served; the others are cancelled then.
         """
-        responses: list[Response] = []
+        responses: list[EngineResponse] = []
         try:
             for ids in [self.encode(text) for text in texts]:
                 responses += [await self.submit(ids, NO_SAMPLING, pooling=pooling or PoolingParams())]

@@ -75,6 +75,7 @@ class LLMOptions:
         max_waiting: sequences that may wait for a seat.
         decode_graphs: replay recorded steps of decodes (CUDA with Triton; not for mixtures of experts).
         overlap_steps: schedule each step while the one before runs.
+        num_neighbours: engines that begin on the same device at the same time and see the same free memory.
     """
 
     device: str = "auto"
@@ -93,6 +94,7 @@ class LLMOptions:
     max_waiting: int = 4096
     decode_graphs: bool = False
     overlap_steps: bool = False
+    num_neighbours: int = 0
 
     @classmethod
     def from_keywords(cls, keywords: dict[str, Any]) -> LLMOptions:
@@ -120,6 +122,21 @@ class Parts:
     eos_token_ids: frozenset[int]
     schedule_policy: str
     grammars: GrammarStore | None
+
+    @property
+    def hidden_size(self) -> int:
+        """Elements of a hidden state, and so of a pooled vector."""
+        return self.model.config.hidden_size
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """What the KV cache takes."""
+        return self.runner.kv_shape.block_bytes * self.engine_config.num_kv_blocks
+
+    @property
+    def held_bytes(self) -> int:
+        """What weights and KV cache take."""
+        return self.model.weight_bytes + self.kv_cache_bytes
 
     def make_engine(self, executor: Executor, observers: tuple[Observer, ...] = ()) -> Engine:
         """Return a fresh engine of these parts around ``executor``; call it inside the event loop that will step it."""
@@ -395,7 +412,7 @@ def _kv_budget_bytes(options: LLMOptions, device: torch.device) -> int:
     available = _available_bytes(device)
     asked = options.kv_cache_memory_bytes
     if asked is None:
-        return int(available * _KV_SHARE)
+        return int(available * _KV_SHARE) // (1 + options.num_neighbours)
     if not 0 < asked <= available:
         raise MemoryBudgetError(
             f"{format_bytes(asked)} asked, {format_bytes(available)} available after loading the weights",

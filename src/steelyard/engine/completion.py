@@ -53,6 +53,11 @@ class CompletionState:
         self._logprobs: list[SampledToken] | None = None if sequence.params.logprobs is None else []
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of the output so far."""
+        return self.sequence.num_output_tokens
+
+    @property
     def num_tokens_left(self) -> int | None:
         """Tokens until it ends by its length; ``None`` if something else may end it before."""
         return self._checker.num_tokens_left

@@ -39,6 +39,9 @@ _SEED_BITS = 63
 # A device that has failed so many steps in a row will not compute the next one either.
 MAX_FAILED_STEPS = 5
 
+EngineResponse = Response[CompletionState]
+"""What an engine's caller holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
@@ -101,10 +104,10 @@ class Engine:
                 block_size=config.block_size,
             ),
         )
-        self._responses: dict[str, Response] = {}
+        self._responses: dict[str, EngineResponse] = {}
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
         self._promises = Promises()
-        self._completions: dict[int, tuple[Response, CompletionState]] = {}
+        self._completions: dict[int, tuple[EngineResponse, CompletionState]] = {}
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = asyncio.Event()
         self._stepping = asyncio.Lock()
@@ -118,7 +121,7 @@ class Engine:
 
     # -- the front door -------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request) -> Response:
+    def submit(self, request: Request) -> EngineResponse:
         """Queue a request and return its growing response.
 
         A constraint that nobody has prepared (:meth:`.constraints.GrammarStore.prepare`) is compiled here and now.
@@ -435,7 +438,7 @@ class Engine:
                     self._finish(sequence)
                     break
 
-    def _commit_pooled(self, work: SequenceWork, response: Response, part: tuple[float, ...]) -> None:
+    def _commit_pooled(self, work: SequenceWork, response: EngineResponse, part: tuple[float, ...]) -> None:
         response.note_pooled(work.start, part, is_last=work.reaches_end)
         if work.reaches_end:
             self._end(response, FinishReason.STOP)
@@ -495,7 +498,7 @@ class Engine:
             raise ParamsError(problem, field="output", remedy="Do not continue what has ended")
         return completion
 
-    def _admit(self, response: Response, sequences: list[Sequence]) -> None:
+    def _admit(self, response: EngineResponse, sequences: list[Sequence]) -> None:
         self._num_in_inbox -= len(sequences)
         if response.finished:
             return
@@ -514,7 +517,7 @@ class Engine:
             self._forget(response.request.id)
         self._room.set()
 
-    def _end(self, response: Response, reason: FinishReason, error: SteelyardError | None = None) -> None:
+    def _end(self, response: EngineResponse, reason: FinishReason, error: SteelyardError | None = None) -> None:
         """End a request, unless it has ended already."""
         if self._responses.get(response.request.id) is not response:
             return
@@ -553,7 +556,7 @@ class Engine:
         if self._num_failed_in_a_row >= MAX_FAILED_STEPS and not self._closed:
             raise error
 
-    def _watch_deadline(self, response: Response, deadline_s: float) -> None:
+    def _watch_deadline(self, response: EngineResponse, deadline_s: float) -> None:
         loop = asyncio.get_running_loop()
         timer = loop.call_at(deadline_s, self._post, lambda: self._end(response, FinishReason.DEADLINE))
         self._deadlines[response.request.id] = timer

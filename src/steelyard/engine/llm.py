@@ -18,10 +18,10 @@ from steelyard.core.errors import ParamsError
 from steelyard.core.params import SamplingParams
 from steelyard.core.pooling import PoolingParams
 from steelyard.core.request import RequestOutput
-from steelyard.engine.async_llm import AsyncLLM, Message, Prompt
-from steelyard.engine.engine import Engine
+from steelyard.engine.async_llm import AsyncLLM
+from steelyard.engine.engine import Engine, EngineResponse
 from steelyard.engine.probe import TextScore
-from steelyard.engine.response import Response
+from steelyard.engine.prompter import Message, Prompt
 from steelyard.engine.torch_executor import InlineExecutor, TorchExecutor
 from steelyard.engine.view import Observer
 from steelyard.models.text.tokenizer import Tokenizer
@@ -188,7 +188,7 @@ class LLM:
         self, prompts: list[tuple[int, ...]], params: list[SamplingParams], ranks: list[int], timeout_s: float | None
     ) -> list[RequestOutput]:
         """Feed the engine as it has room; on any error or interrupt cancel what was fed."""
-        responses: list[Response] = []
+        responses: list[EngineResponse] = []
         try:
             for prompt, each, rank in zip(prompts, params, ranks, strict=True):
                 responses.append(await self._llm.submit(prompt, each, priority=rank, timeout_s=timeout_s))

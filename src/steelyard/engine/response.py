@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Generic, Protocol, TypeVar
 
 from steelyard.core.errors import SteelyardError
-from steelyard.core.request import FinishReason, Request, RequestOutput, RequestTimes, SampledToken
-from steelyard.engine.completion import CompletionState
+from steelyard.core.request import CompletionOutput, FinishReason, Request, RequestOutput, RequestTimes, SampledToken
 from steelyard.engine.pooling import PooledVector
 
 
-class Response:
-    """A request's outputs so far. The engine writes; callers take snapshots.
+class Completion(Protocol):
+    """One completion as whoever writes a response keeps it."""
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it ended, once it has."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of its output so far."""
+
+    def end(self, reason: FinishReason) -> None:
+        """End it for ``reason``, unless it has ended already."""
+
+    def snapshot(self) -> CompletionOutput:
+        """Return what is known now."""
+
+
+C = TypeVar("C", bound=Completion, covariant=True)
+
+
+class Response(Generic[C]):
+    """A request's outputs so far. An engine writes; callers take snapshots.
 
     Attributes:
         request: what was asked.
@@ -20,7 +41,7 @@ class Response:
         error: what ended the request abnormally, if anything did.
     """
 
-    def __init__(self, request: Request, completions: tuple[CompletionState, ...], arrival_s: float) -> None:
+    def __init__(self, request: Request, completions: tuple[C, ...], arrival_s: float) -> None:
         self.request, self.completions = request, completions
         self.error: SteelyardError | None = None
         self.num_cached_tokens = 0
@@ -28,7 +49,7 @@ class Response:
         self._first_scheduled_s: float | None = None
         self._first_token_s: float | None = None
         self._last_token_s: float | None = None
-        self._prompt_logprobs: dict[int, SampledToken] = {}
+        self._prompt_logprobs: dict[int, SampledToken | None] = {}
         self._vector: PooledVector | None = None
         if request.pooling is not None:
             self._vector = PooledVector(request.pooling, len(request.prompt_token_ids))
@@ -45,7 +66,7 @@ class Response:
         if self._first_scheduled_s is None:
             self._first_scheduled_s, self.num_cached_tokens = now_s, num_cached_tokens
 
-    def note_prompt_logprobs(self, first_position: int, entries: tuple[SampledToken, ...]) -> None:
+    def note_prompt_logprobs(self, first_position: int, entries: tuple[SampledToken | None, ...]) -> None:
         """Store the prompt log-probabilities of positions from ``first_position`` on; computing them again is fine."""
         self._prompt_logprobs.update(enumerate(entries, first_position))
 
@@ -56,11 +77,19 @@ class Response:
         if is_last:
             self._pooled = self._vector.value()
 
+    def note_vector(self, vector: tuple[float, ...]) -> None:
+        """Store the prompt's vector, made elsewhere."""
+        self._pooled = vector
+
     def note_token(self, now_s: float) -> None:
         """Record that a token was committed and wake whoever waits."""
         if self._first_token_s is None:
             self._first_token_s = now_s
         self._last_token_s = now_s
+        self._changed.set()
+
+    def wake(self) -> None:
+        """Wake whoever waits: there is news without a token."""
         self._changed.set()
 
     def end(self, reason: FinishReason, error: SteelyardError | None = None) -> None:

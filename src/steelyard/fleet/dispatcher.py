@@ -9,7 +9,7 @@ Only :class:`~steelyard.fleet.replica.Replica` stands between this and the engin
 router of processes and the simulator drive the same object.
 
 Left out: starting, restarting and probing replicas; whoever does that calls :meth:`Dispatcher.join`,
-:meth:`Dispatcher.leave` and :meth:`Dispatcher.set_healthy`. Prompt log-probabilities are not streamed.
+:meth:`Dispatcher.leave` and :meth:`Dispatcher.set_healthy`.
 """
 
 from __future__ import annotations
@@ -96,6 +96,10 @@ class Dispatcher:
     Args:
         policy: decides where requests go.
         config: how often, and how long, it tries.
+
+    Attributes:
+        num_retries: times that a request was sent again before anything of its answer was there.
+        num_continuations: times that an answer went on elsewhere.
     """
 
     def __init__(self, policy: RoutePolicy, config: DispatchConfig) -> None:
@@ -103,6 +107,7 @@ class Dispatcher:
         self._members: dict[str, _Member] = {}
         self._rng = Random(config.seed)
         self._changed = asyncio.Event()
+        self.num_retries = self.num_continuations = 0
 
     def join(self, replica: Replica) -> None:
         """Take a healthy replica into the fleet.
@@ -160,8 +165,15 @@ class Dispatcher:
                 return
             except (ReplicaLostError, EngineStoppedError) as caught:
                 error = caught
+                self._count_loss(bool(output))
         assert error is not None
         raise error
+
+    def _count_loss(self, has_begun: bool) -> None:
+        if has_begun:
+            self.num_continuations += 1
+        else:
+            self.num_retries += 1
 
     async def _follow(self, member: _Member, request: Request) -> AsyncGenerator[Increment, None]:
         """Yield a replica's increments up to the last one, keeping the account of what it has still to do."""
@@ -224,7 +236,7 @@ class Dispatcher:
             raise ParamsError(
                 f"{request.params.n} completions cannot be one stream", field="n", remedy="Take the request apart"
             )
-        if request.params.seed is not None:
+        if request.params.seed is not None or request.pooling is not None:
             return request
         return replace(request, params=replace(request.params, seed=self._rng.getrandbits(_SEED_BITS)))
 
@@ -233,12 +245,17 @@ def single_requests(request: Request, seed: int) -> tuple[Request, ...]:
     """Return one request per completion; together they draw what an engine draws for a request with that seed.
 
     Args:
-        request: for any number of completions.
+        request: for any number of completions; of one that is pooled there is one, with nothing to draw. The first is
+            the one that is asked for the prompt's log-probabilities.
         seed: to draw by, if the request names none.
     """
+    if request.pooling is not None:
+        return (request,)
     first = seed if request.params.seed is None else request.params.seed
     seeds = [(first + index) % _NUM_SEEDS for index in range(request.params.n)]
+    alone = replace(request.params, n=1)
+    others = replace(alone, prompt_logprobs=None)
     return tuple(
-        replace(request, id=f"{request.id}/{index}", params=replace(request.params, n=1, seed=own))
+        replace(request, id=f"{request.id}/{index}", params=replace(others if index else alone, seed=own))
         for index, own in enumerate(seeds)
     )

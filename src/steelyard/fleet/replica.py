@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, final
 
+from steelyard.core.clock import now_s
 from steelyard.core.errors import EngineStoppedError, ReplicaLostError
 from steelyard.core.request import FinishReason, Request, RequestOutput, SampledToken
-from steelyard.engine.engine import Engine
-from steelyard.engine.response import Response
+from steelyard.engine.engine import Engine, EngineResponse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,9 @@ class Increment:
         finish_reason: set on the last increment, and only there.
         stop_reason: the stop string or token that ended it, if one did.
         num_cached_tokens: prompt tokens that this replica took from its prefix cache.
+        active_s: seconds since this replica first worked on it.
+        prompt_logprobs: as in :class:`~steelyard.core.request.RequestOutput`, on a replica's first increment.
+        pooled: the prompt's vector, if one was asked for, on the last increment.
     """
 
     tokens: tuple[SampledToken, ...] = ()
@@ -29,6 +32,9 @@ class Increment:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     num_cached_tokens: int = 0
+    active_s: float = 0.0
+    prompt_logprobs: tuple[SampledToken | None, ...] | None = None
+    pooled: tuple[float, ...] | None = None
 
 
 class Replica(Protocol):
@@ -64,23 +70,24 @@ class EngineReplica:
     async def stream(self, request: Request) -> AsyncGenerator[Increment, None]:
         """See :class:`Replica`."""
         response = self._submit(request)
-        seen = response.snapshot()
+        seen, is_first = response.snapshot(), True
         try:
             while not seen.finished:
                 output = await self._next_output(response)
-                yield _increment(seen, output)
-                seen = output
+                increment = _increment(seen, output)
+                yield replace(increment, prompt_logprobs=output.prompt_logprobs) if is_first else increment
+                seen, is_first = output, False
         finally:
             if not response.finished:
                 self._engine.cancel(request.id)
 
-    def _submit(self, request: Request) -> Response:
+    def _submit(self, request: Request) -> EngineResponse:
         try:
             return self._engine.submit(request)
         except EngineStoppedError as error:
             raise _lost(self.id) from error
 
-    async def _next_output(self, response: Response) -> RequestOutput:
+    async def _next_output(self, response: EngineResponse) -> RequestOutput:
         try:
             return await response.next_output()
         except EngineStoppedError as error:
@@ -92,6 +99,7 @@ class EngineReplica:
 def _increment(before: RequestOutput, after: RequestOutput) -> Increment:
     old, new = before.outputs[0], after.outputs[0]
     start = len(old.token_ids)
+    began_s = after.times.first_scheduled_s
     tokens = new.logprobs[start:] if new.logprobs is not None else map(SampledToken, new.token_ids[start:])
     return Increment(
         tokens=tuple(tokens),
@@ -99,6 +107,8 @@ def _increment(before: RequestOutput, after: RequestOutput) -> Increment:
         finish_reason=new.finish_reason,
         stop_reason=new.stop_reason,
         num_cached_tokens=after.num_cached_tokens,
+        active_s=0.0 if began_s is None else now_s() - began_s,
+        pooled=after.pooled,
     )
 
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 
 from steelyard.core.clock import now_s
-from steelyard.engine.engine import Engine
 from steelyard.policies.admit.concurrency import ConcurrencyConfig, ConcurrencyPolicy
 from steelyard.policies.admit.gate import Gate
 from steelyard.policies.admit.rate import RateConfig, RatePolicy, Rates
 from steelyard.policies.admit.room import RoomConfig, RoomPolicy
 from steelyard.policies.admit.types import Ask, EngineLoad, Refusal
-from steelyard.policies.schedule.vtc import VtcPolicy
 from steelyard.serve.config import KeyLimits, ServeConfig
 from steelyard.serve.errors import ApiError, busy
+from steelyard.serve.llm import ServedEngine, ServedLLM
 
 # To a key's own limits the engine does not matter.
 _IDLE = EngineLoad(num_free_blocks=1, block_size=1)
@@ -73,7 +71,7 @@ class Admission:
             self._concurrency.end(ask, 0, now_s())
 
     @contextmanager
-    def entered(self, ask: Ask, engine: Engine, num_output_tokens: Callable[[], int]) -> Iterator[None]:
+    def entered(self, ask: Ask, engine: ServedEngine, num_output_tokens: Callable[[], int]) -> Iterator[None]:
         """Let a request into an engine for as long as the block lasts.
 
         Args:
@@ -96,11 +94,9 @@ class Admission:
         own = self._sharing.limits_of(key).priority
         return asked if own is None else own + max(0, asked)
 
-    def set_shares(self, engine: Engine) -> None:
-        """Tell an engine that shares fairly what each key is due; to others it means nothing."""
-        if isinstance(engine.policy, VtcPolicy):
-            shares = {key: own.weight for key, own in self._sharing.keys.items()}
-            engine.policy.reconfigure(replace(engine.policy.config, shares=shares))
+    def set_shares(self, llm: ServedLLM) -> None:
+        """Tell a model's engine what each key is due; to one that does not share fairly it means nothing."""
+        llm.set_shares({key: own.weight for key, own in self._sharing.keys.items()})
 
     def _raise_for(self, ask: Ask, refusal: Refusal | None) -> None:
         if refusal is not None:

@@ -180,6 +180,21 @@ class BatchConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FleetConfig:
+    """How many engines each model has, and who gets which request.
+
+    Attributes:
+        replicas: engines of a model, each in a process of its own; ``None`` for one in the server's own process.
+        router: a name from :data:`steelyard.policies.route.ROUTE_POLICIES`.
+        cluster: ``ray://HOST:PORT`` or ``ray`` for replicas that Ray places; ``None`` for processes of this machine.
+    """
+
+    replicas: int | None = None
+    router: str = "prefix_affinity"
+    cluster: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
     """Everything that the server is told.
 
@@ -200,4 +215,5 @@ class ServeConfig:
     observe: ObserveConfig = field(default_factory=ObserveConfig)
     tools: ToolsConfig = field(default_factory=ToolsConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
     engine: LLMOptions = field(default_factory=LLMOptions)

@@ -19,10 +19,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from steelyard.core.clock import now_s
-from steelyard.engine.async_llm import AsyncLLM
 from steelyard.serve.errors import api_error, invalid, too_late
 from steelyard.serve.generation import Generation, GenerationRequest
 from steelyard.serve.keys import principal_in
+from steelyard.serve.llm import ServedLLM
 from steelyard.serve.service import Service
 from steelyard.serve.sse import DONE, ServerEvent, event_stream, to_json
 
@@ -49,7 +49,7 @@ class Dialect(Teller, Protocol):
 class Preparation(Protocol):
     """Makes a request of ours from a client's, once the model is there."""
 
-    async def __call__(self, llm: AsyncLLM) -> GenerationRequest:
+    async def __call__(self, llm: ServedLLM) -> GenerationRequest:
         """Tokenize and check."""
         ...
 

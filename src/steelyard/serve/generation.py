@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from steelyard.core.params import SamplingParams
 from steelyard.core.pooling import PoolingParams
 from steelyard.core.request import CompletionOutput, FinishReason, RequestOutput, SampledToken
-from steelyard.engine.engine import Engine
-from steelyard.engine.response import Response
+from steelyard.engine.response import Completion, Response
 from steelyard.models.text.tokenizer import Tokenizer
 from steelyard.serve.keys import Principal
+from steelyard.serve.llm import ServedEngine
 from steelyard.serve.tools.plan import ToolPlan
 
 
@@ -93,8 +93,8 @@ class Generation:
     def __init__(
         self,
         request: GenerationRequest,
-        responses: Sequence[Response],
-        engine: Engine,
+        responses: Sequence[Response[Completion]],
+        engine: ServedEngine,
         tokenizer: Tokenizer | None,
         model: str,
     ) -> None:

@@ -17,9 +17,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from steelyard.core.request import FinishReason, RequestOutput
-from steelyard.engine.async_llm import AsyncLLM
-from steelyard.engine.engine import Engine
 from steelyard.engine.view import StepRecord
+from steelyard.serve.cluster.gauges import ReplicaGauges
+from steelyard.serve.llm import ServedEngine, ServedLLM
 from steelyard.serve.pool import ServedModel
 
 _MODEL = "model_name"
@@ -41,6 +41,7 @@ class Metrics:
     def __init__(self, prefix: str, models: Sequence[ServedModel]) -> None:
         self._registry = registry = CollectorRegistry()
         registry.register(_Gauges(prefix, models))
+        registry.register(ReplicaGauges(prefix, models))
 
         def counter(name: str, meaning: str, *labels: str) -> PrometheusCounter:
             return PrometheusCounter(prefix + name, meaning, (_MODEL, *labels), registry=registry)
@@ -228,5 +229,5 @@ class _Gauges(Collector):
         return CounterMetricFamily(self._prefix + name, meaning, labels=[_MODEL])
 
 
-def _engine(llm: AsyncLLM | None) -> Engine | None:
+def _engine(llm: ServedLLM | None) -> ServedEngine | None:
     return None if llm is None else llm.start()

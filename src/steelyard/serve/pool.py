@@ -18,9 +18,9 @@ from typing import Protocol
 from steelyard.core.clock import now_s
 from steelyard.core.errors import MemoryBudgetError
 from steelyard.core.units import format_bytes
-from steelyard.engine.async_llm import AsyncLLM
 from steelyard.serve.config import ModelSpec
 from steelyard.serve.errors import NOT_FOUND, ApiError, unavailable
+from steelyard.serve.llm import ServedLLM
 
 logger = logging.getLogger("steelyard.serve")
 
@@ -43,15 +43,11 @@ class ModelSource(Protocol):
         """Return what the model takes at least, before it is loaded."""
         ...
 
-    async def load(self, spec: ModelSpec) -> AsyncLLM:
+    async def load(self, spec: ModelSpec) -> ServedLLM:
         """Load it, without keeping the event loop from its work."""
         ...
 
-    async def held_bytes(self, llm: AsyncLLM) -> int:
-        """Return what a loaded model takes."""
-        ...
-
-    async def put_away(self, llm: AsyncLLM) -> None:
+    async def put_away(self, llm: ServedLLM) -> None:
         """Close it and give its memory back."""
         ...
 
@@ -76,7 +72,7 @@ class ServedModel:
 
     spec: ModelSpec
     state: ModelState = ModelState.IDLE
-    llm: AsyncLLM | None = None
+    llm: ServedLLM | None = None
     num_leases: int = 0
     last_used_s: float = 0.0
     retiring: bool = False
@@ -136,7 +132,7 @@ class ModelPool:
     @property
     def is_ready(self) -> bool:
         """Whether some model can answer at once, and no engine is dead."""
-        is_whole = all(model.down_until_s is None for model in self.models)
+        is_whole = all(model.down_until_s is None and (model.llm is None or model.llm.is_up) for model in self.models)
         return is_whole and any(model.state is ModelState.READY for model in self.models)
 
     async def start(self) -> None:
@@ -164,7 +160,7 @@ class ModelPool:
                 await self._retire(model)
 
     @asynccontextmanager
-    async def lease(self, name: str) -> AsyncIterator[AsyncLLM]:
+    async def lease(self, name: str) -> AsyncIterator[ServedLLM]:
         """Wait until the model is there and keep it there for the block.
 
         Raises:
@@ -240,7 +236,7 @@ class ModelPool:
             model.state, model.error = ModelState.LOADING, None
             await self._make_room(await self._source.need_bytes(model.spec), keep=model)
             model.llm = await self._load(model)
-            model.held_bytes = await self._source.held_bytes(model.llm)
+            model.held_bytes = model.llm.parts.held_bytes
             await self._check_held(model)
             model.state, model.num_loads = ModelState.READY, model.num_loads + 1
             model.switch_s = now_s() - began_s
@@ -264,7 +260,7 @@ class ModelPool:
             await self._retire(model)
             raise
 
-    async def _load(self, model: ServedModel) -> AsyncLLM:
+    async def _load(self, model: ServedModel) -> ServedLLM:
         """Load, and where the machine has too little memory, put another model away and try again."""
         while True:
             try:

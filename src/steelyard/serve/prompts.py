@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from steelyard.core.errors import PromptError
-from steelyard.engine.async_llm import AsyncLLM
+from steelyard.serve.llm import ServedLLM
 
 T = TypeVar("T")
 # Below so many characters or tokens, the work takes less time than to ask a thread for it.
@@ -19,7 +19,7 @@ _OWN_ARGUMENTS = frozenset(
 )
 
 
-async def text_prompt(llm: AsyncLLM, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
+async def text_prompt(llm: ServedLLM, text: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
     """Return the ids of a text.
 
     Raises:
@@ -33,7 +33,7 @@ async def text_prompt(llm: AsyncLLM, text: str, *, add_special_tokens: bool = Tr
 
 
 async def chat_prompt(
-    llm: AsyncLLM,
+    llm: ServedLLM,
     messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool = True,
@@ -65,7 +65,7 @@ async def chat_prompt(
     return ids + (await text_prompt(llm, begun, add_special_tokens=False) if begun else ())
 
 
-async def text_of(llm: AsyncLLM, token_ids: Sequence[int]) -> str:
+async def text_of(llm: ServedLLM, token_ids: Sequence[int]) -> str:
     """Return the text of tokens, control tokens written out.
 
     Raises:

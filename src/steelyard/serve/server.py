@@ -18,10 +18,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from steelyard.core.clock import now_s, sleep_s
 from steelyard.core.errors import StorageError
 from steelyard.serve.app import create_app
+from steelyard.serve.cluster.llm import FleetModels
 from steelyard.serve.config import ServeConfig
 from steelyard.serve.files import read_key_file
 from steelyard.serve.guard import ConnectionGuard
 from steelyard.serve.logs import configure_logs
+from steelyard.serve.pool import ModelSource
 from steelyard.serve.reload import ConfigWatch
 from steelyard.serve.service import Service
 from steelyard.serve.sources import DiskModels
@@ -53,7 +55,7 @@ def run_server(load: Callable[[], ServeConfig], config_path: str | None = None) 
     allow_open_files(config.limits.max_connections + _OWN_FILES)
     paths = [path for path in (config_path, config.access.api_key_file) if path is not None]
     config = with_key_file(config)
-    service = Service(config, DiskModels(config.engine))
+    service = Service(config, model_source(config))
     watch = ConfigWatch(lambda: with_key_file(load()), paths, service.reconfigure)
     server = Server(service, config, watch)
     if paths:  # without files there is nothing new to read, and a terminal that closes ends the process as ever
@@ -66,6 +68,12 @@ def run_server(load: Callable[[], ServeConfig], config_path: str | None = None) 
         raise StorageError(problem, field="port", remedy="Choose another, or end the program that has it") from None
     if service.startup_error is not None:
         raise service.startup_error
+
+
+def model_source(config: ServeConfig) -> ModelSource:
+    """Return where models come from: engines of this process, or fleets of their own."""
+    fleet = config.fleet
+    return DiskModels(config.engine) if fleet.replicas is None and fleet.cluster is None else FleetModels(config)
 
 
 def allow_open_files(num_files: int) -> None:

@@ -11,9 +11,7 @@ from itertools import count
 from steelyard.core.clock import now_s
 from steelyard.core.errors import ParamsError, SteelyardError
 from steelyard.core.request import Request
-from steelyard.engine.async_llm import AsyncLLM
-from steelyard.engine.engine import Engine
-from steelyard.engine.response import Response
+from steelyard.engine.response import Completion, Response
 from steelyard.policies.admit.types import Ask
 from steelyard.serve.admission import Admission
 from steelyard.serve.config import ServeConfig
@@ -21,6 +19,7 @@ from steelyard.serve.dashboard.recent import RecentRequests
 from steelyard.serve.errors import invalid, unavailable
 from steelyard.serve.generation import Generation, GenerationRequest
 from steelyard.serve.keys import KeyRing
+from steelyard.serve.llm import ServedEngine, ServedLLM
 from steelyard.serve.metrics import Metrics
 from steelyard.serve.pool import ModelPool, ModelSource, ServedModel
 from steelyard.serve.supervise import Supervisor
@@ -102,7 +101,7 @@ class Service:
         self.admission.reconfigure(self.config)
         for model in self.pool.models:
             if model.llm is not None:
-                self.admission.set_shares(model.llm.start())
+                self.admission.set_shares(model.llm)
         logger.info("the limits have been set anew")
         if waiting:
             logger.warning("these have changed too, and wait for a new start: %s", ", ".join(waiting))
@@ -113,7 +112,7 @@ class Service:
             generation.cancel()
 
     @asynccontextmanager
-    async def model(self, name: str | None) -> AsyncIterator[AsyncLLM]:
+    async def model(self, name: str | None) -> AsyncIterator[ServedLLM]:
         """Lease a model by the name that a client gave; without one, the first.
 
         Raises:
@@ -129,7 +128,7 @@ class Service:
             self._num_inside -= 1
 
     @asynccontextmanager
-    async def generate(self, llm: AsyncLLM, request: GenerationRequest, model: str) -> AsyncIterator[Generation]:
+    async def generate(self, llm: ServedLLM, request: GenerationRequest, model: str) -> AsyncIterator[Generation]:
         """Submit all prompts of a request, and cancel what is unfinished when the block is left.
 
         Args:
@@ -145,7 +144,7 @@ class Service:
         """
         self._check_num_completions(request)
         _check_context(request, llm.parts.engine_config.max_model_len)
-        engine, responses = llm.start(), list[Response]()
+        engine, responses = llm.start(), list[Response[Completion]]()
         ask = _ask(request, llm.parts.engine_config.max_model_len)
         _check_logprobs(request, ask)
         with self.admission.entered(ask, engine, lambda: _num_output_tokens(responses)):
@@ -190,7 +189,7 @@ class Service:
         assert model.llm is not None
         self.metrics.watch(model)
         self._supervisor.watch(model)
-        self.admission.set_shares(model.llm.start())
+        self.admission.set_shares(model.llm)
 
     def check_num_prompts(self, num_prompts: int, field: str = "prompt") -> None:
         """Raise :class:`ApiError` unless one request may have so many prompts: before the work of tokenizing them."""
@@ -259,17 +258,17 @@ def _ask(request: GenerationRequest, max_model_len: int) -> Ask:
     )
 
 
-def _num_output_tokens(responses: Sequence[Response]) -> int:
-    return sum(completion.sequence.num_output_tokens for response in responses for completion in response.completions)
+def _num_output_tokens(responses: Sequence[Response[Completion]]) -> int:
+    return sum(completion.num_tokens for response in responses for completion in response.completions)
 
 
 def _nothing() -> None:
     """Nobody wants to know."""
 
 
-def _submit_all(engine: Engine, requests: Sequence[Request]) -> list[Response]:
+def _submit_all(engine: ServedEngine, requests: Sequence[Request]) -> list[Response[Completion]]:
     """Submit all requests, or none."""
-    responses: list[Response] = []
+    responses: list[Response[Completion]] = []
     for request in requests:
         try:
             responses.append(engine.submit(request))

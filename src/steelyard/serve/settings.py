@@ -18,10 +18,12 @@ from steelyard.core.errors import ParamsError
 from steelyard.core.units import parse_bytes
 from steelyard.engine.build import LLMOptions
 from steelyard.models.catalogue import default_model
+from steelyard.policies.route import ROUTE_POLICIES
 from steelyard.serve.config import (
     MAX_ENGINE_RESTARTS,
     AccessConfig,
     BatchConfig,
+    FleetConfig,
     KeyLimits,
     LimitsConfig,
     ListenConfig,
@@ -296,6 +298,15 @@ SETTINGS: Mapping[str, Setting] = {
     "batch_order": Setting(
         BatchConfig, "order", read_word("as_given", "by_prefix"), "In which order: as_given or by_prefix."
     ),
+    "replicas": Setting(
+        FleetConfig, "replicas", read_positive, "Engines per model, each in a process of its own.", "one, in the server"
+    ),
+    "router": Setting(
+        FleetConfig, "router", read_word(*ROUTE_POLICIES), f"Which replica gets a request: {', '.join(ROUTE_POLICIES)}."
+    ),
+    "cluster": Setting(
+        FleetConfig, "cluster", read_text, "ray or ray://HOST:PORT: let Ray place the replicas.", "this machine"
+    ),
     "device": Setting(LLMOptions, "device", read_text, "auto, cpu, cuda or cuda:N."),
     "dtype": Setting(LLMOptions, "dtype", read_text, "auto, float32, bfloat16 or float16."),
     "quantization": Setting(
@@ -365,6 +376,7 @@ def _config(given: Mapping[str, Any]) -> ServeConfig:
         observe=ObserveConfig(**group(ObserveConfig)),
         tools=ToolsConfig(**group(ToolsConfig)),
         batch=BatchConfig(**group(BatchConfig)),
+        fleet=FleetConfig(**group(FleetConfig)),
         engine=engine,
     )
 

@@ -14,6 +14,7 @@ from steelyard.models.catalogue import default_model
 from steelyard.models.quantised import held_bytes
 from steelyard.models.resolve import open_weights, resolve_model
 from steelyard.serve.config import ModelSpec
+from steelyard.serve.llm import ServedLLM
 
 
 class DiskModels:
@@ -28,30 +29,26 @@ class DiskModels:
 
     async def need_bytes(self, spec: ModelSpec) -> int:
         """Return the weights and, where its size was given, the KV cache."""
-        return await asyncio.to_thread(self._need_bytes, spec)
+        return await asyncio.to_thread(need_bytes, spec, self._options)
 
     async def load(self, spec: ModelSpec) -> AsyncLLM:
         """Load the model on a thread."""
         return await asyncio.to_thread(AsyncLLM, spec.source, **asdict(self._options))
 
-    async def held_bytes(self, llm: AsyncLLM) -> int:
-        """Return the bytes of weights and KV cache."""
-        parts = llm.parts
-        kv_bytes = parts.runner.kv_shape.block_bytes * parts.engine_config.num_kv_blocks
-        return kv_bytes + parts.model.weight_bytes
-
-    async def put_away(self, llm: AsyncLLM) -> None:
+    async def put_away(self, llm: ServedLLM) -> None:
         """Close the engine; its memory is free once the caller has dropped it too."""
         await llm.close()
         asyncio.get_running_loop().call_soon(_release)
 
-    def _need_bytes(self, spec: ModelSpec) -> int:
-        options, device = self._options, resolve_device(self._options.device)
-        resolved = resolve_model(spec.source if spec.source is not None else default_model())
-        with closing(open_weights(resolved)) as source:
-            quantization = choose_quantization(source, options, device)
-            weights = held_bytes(source, quantization, resolve_dtype(options.dtype, device))
-        return weights + (options.kv_cache_memory_bytes or 0)
+
+def need_bytes(spec: ModelSpec, options: LLMOptions) -> int:
+    """Return what a model takes at least: its weights and, where its size was given, the KV cache."""
+    device = resolve_device(options.device)
+    resolved = resolve_model(spec.source if spec.source is not None else default_model())
+    with closing(open_weights(resolved)) as source:
+        quantization = choose_quantization(source, options, device)
+        weights = held_bytes(source, quantization, resolve_dtype(options.dtype, device))
+    return weights + (options.kv_cache_memory_bytes or 0)
 
 
 def _release() -> None:

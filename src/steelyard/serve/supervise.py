@@ -23,6 +23,26 @@ FIRST_PAUSE_S = 1.0  # doubled with every death
 _MEMORY_S = 600.0  # deaths longer ago than this count no more
 
 
+class Restarts:
+    """Counts the deaths of one thing.
+
+    Args:
+        max_restarts: times within ten minutes that it is made anew.
+    """
+
+    def __init__(self, max_restarts: int) -> None:
+        self._max_restarts = max_restarts
+        self._deaths_s: deque[float] = deque()
+
+    def pause_s(self) -> float:
+        """Note a death and return the seconds until it is made again; infinity for never."""
+        deaths_s = self._deaths_s
+        while deaths_s and deaths_s[0] < now_s() - _MEMORY_S:
+            deaths_s.popleft()
+        deaths_s.append(now_s())
+        return FIRST_PAUSE_S * 2 ** (len(deaths_s) - 1) if len(deaths_s) <= self._max_restarts else math.inf
+
+
 class Supervisor:
     """Watches the engines of one pool.
 
@@ -32,8 +52,8 @@ class Supervisor:
     """
 
     def __init__(self, pool: ModelPool, max_restarts: int) -> None:
-        self._pool, self._max_restarts = pool, max_restarts
-        self._deaths_s: dict[str, deque[float]] = defaultdict(deque)
+        self._pool = pool
+        self._restarts: dict[str, Restarts] = defaultdict(lambda: Restarts(max_restarts))
         self._watches: set[asyncio.Task[None]] = set()
 
     def watch(self, model: ServedModel) -> None:
@@ -54,7 +74,7 @@ class Supervisor:
         if cause is None or model.llm is not llm:
             return
         logger.error("the engine of %s has died", model.name, exc_info=cause)
-        pause_s = self._pause_s(model.name)
+        pause_s = self._restarts[model.name].pause_s()
         error = EngineStoppedError("it has died", field="engine", remedy="See the server's log")
         await self._pool.take_down(model, error, until_s=now_s() + pause_s)
         if pause_s == math.inf:
@@ -62,14 +82,6 @@ class Supervisor:
             return
         await sleep_s(pause_s)
         await self._bring_up(model)
-
-    def _pause_s(self, name: str) -> float:
-        """Note a death and return the seconds until the model is loaded again; infinity for never."""
-        deaths_s = self._deaths_s[name]
-        while deaths_s and deaths_s[0] < now_s() - _MEMORY_S:
-            deaths_s.popleft()
-        deaths_s.append(now_s())
-        return FIRST_PAUSE_S * 2 ** (len(deaths_s) - 1) if len(deaths_s) <= self._max_restarts else math.inf
 
     async def _bring_up(self, model: ServedModel) -> None:
         try:

@@ -16,9 +16,7 @@ from steelyard.core.clock import now_s, process_cpu_s
 from steelyard.core.errors import InputError
 from steelyard.core.units import ceil_div
 from steelyard.cost.roofline import StepShape
-from steelyard.engine.async_llm import AsyncLLM
-from steelyard.engine.engine import Engine
-from steelyard.engine.pricing import Pricing, StepPrice, pricing_of
+from steelyard.engine.pricing import Pricing, StepPrice
 from steelyard.engine.view import LiveSequence
 from steelyard.hardware.device import machine_table
 from steelyard.hardware.this_machine import rss_bytes
@@ -27,6 +25,7 @@ from steelyard.serve.dashboard.hardware import KnownHardware
 from steelyard.serve.dashboard.recent import EndedRequest
 from steelyard.serve.dashboard.watch import BUCKET_S, Bucket, EngineWatch, Phase, Span, StepSum, can_price
 from steelyard.serve.identity import new_id
+from steelyard.serve.llm import ServedEngine, ServedLLM
 from steelyard.serve.pool import ModelState as LoadState
 from steelyard.serve.pool import ServedModel
 from steelyard.serve.service import Service
@@ -243,12 +242,12 @@ class Dashboard:
         watch.look()
         return watch
 
-    def _pricing(self, llm: AsyncLLM) -> Pricing | None:
+    def _pricing(self, llm: ServedLLM) -> Pricing | None:
         profile = self._hardware.profile
         if profile is None:
             return None
         try:
-            pricing = pricing_of(llm.parts, profile)
+            pricing = llm.pricing(profile)
         except InputError:
             return None
         return pricing if can_price(pricing) else None
@@ -291,7 +290,7 @@ class Dashboard:
         }
 
 
-def kv_state(engine: Engine) -> KVState:
+def kv_state(engine: ServedEngine) -> KVState:
     """Return how an engine's KV cache is used now."""
     states, usage = engine.kv_block_states, engine.kv_usage
     per_cell = ceil_div(len(states), _MAX_CELLS)

@@ -17,9 +17,9 @@ from enum import Enum
 from steelyard.core.clock import now_s
 from steelyard.core.errors import InputError
 from steelyard.cost.roofline import SequenceShape, StepShape
-from steelyard.engine.engine import Engine
 from steelyard.engine.pricing import Pricing, StepPrice
 from steelyard.engine.view import StepRecord
+from steelyard.serve.llm import ServedEngine
 from steelyard.serve.metrics import TokenTimes
 
 BUCKET_S = 0.5
@@ -112,7 +112,7 @@ class EngineWatch:
         pricing: what its steps are priced by; ``None`` if that is not known.
     """
 
-    def __init__(self, engine: Engine, pricing: Pricing | None) -> None:
+    def __init__(self, engine: ServedEngine, pricing: Pricing | None) -> None:
         self.engine, self.pricing = engine, pricing
         self._records: deque[StepRecord] = deque(maxlen=_MAX_RECORDS)
         self._note = self._records.append

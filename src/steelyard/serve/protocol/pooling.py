@@ -11,10 +11,10 @@ from typing_extensions import TypedDict
 from steelyard.core.errors import InputError
 from steelyard.core.pooling import NO_SAMPLING, PoolingKind, PoolingParams
 from steelyard.core.request import RequestOutput
-from steelyard.engine.async_llm import AsyncLLM
 from steelyard.serve.errors import invalid, unavailable
 from steelyard.serve.generation import GenerationRequest, Usage
 from steelyard.serve.keys import Principal
+from steelyard.serve.llm import ServedLLM
 from steelyard.serve.prompts import text_prompt
 from steelyard.serve.protocol.wire import WireModel
 
@@ -35,7 +35,7 @@ class PoolingFields(WireModel):
     user: str | None = Field(default=None, description="Accepted and ignored.")
 
     async def encoded(
-        self, llm: AsyncLLM, texts: Sequence[PromptInput], field: str, max_tokens: int | None = None
+        self, llm: ServedLLM, texts: Sequence[PromptInput], field: str, max_tokens: int | None = None
     ) -> tuple[tuple[int, ...], ...]:
         """Return the token ids of all texts.
 

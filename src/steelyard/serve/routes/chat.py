@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from steelyard.engine.async_llm import AsyncLLM
 from steelyard.serve.exchange import Exchange
 from steelyard.serve.generation import GenerationRequest
 from steelyard.serve.identity import new_id, unix_seconds
+from steelyard.serve.llm import ServedLLM
 from steelyard.serve.prompts import chat_prompt
 from steelyard.serve.protocol.chat import ChatDialect, ChatRequest
 from steelyard.serve.routes.body import described, principal_of, read_body
@@ -27,7 +27,7 @@ def chat_router(service: Service) -> APIRouter:
         principal = principal_of(request)
         dialect = ChatDialect(request=body, id=new_id("chatcmpl"), created=unix_seconds())
 
-        async def prepare(llm: AsyncLLM) -> GenerationRequest:
+        async def prepare(llm: ServedLLM) -> GenerationRequest:
             told = service.config.tools
             style = tool_format(llm.parts.chat_template, told.tool_call_parser)
             plan = body.tool_plan(style, may_decide=told.enable_auto_tool_choice)

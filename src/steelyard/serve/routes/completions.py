@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from steelyard.engine.async_llm import AsyncLLM
 from steelyard.serve.exchange import Exchange
 from steelyard.serve.generation import GenerationRequest
 from steelyard.serve.identity import new_id, unix_seconds
+from steelyard.serve.llm import ServedLLM
 from steelyard.serve.prompts import text_prompt
 from steelyard.serve.protocol.completions import CompletionDialect, CompletionRequest
 from steelyard.serve.routes.body import described, principal_of, read_body
@@ -27,7 +27,7 @@ def completions_router(service: Service) -> APIRouter:
         principal = principal_of(request)
         dialect = CompletionDialect(request=body, id=new_id("cmpl"), created=unix_seconds())
 
-        async def prepare(llm: AsyncLLM) -> GenerationRequest:
+        async def prepare(llm: ServedLLM) -> GenerationRequest:
             special = body.add_special_tokens is not False
             prompts = [
                 await text_prompt(llm, one, add_special_tokens=special) if isinstance(one, str) else tuple(one)

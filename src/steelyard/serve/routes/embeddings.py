@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from steelyard.engine.async_llm import AsyncLLM
 from steelyard.serve.exchange import Exchange, Preparation, Teller
 from steelyard.serve.generation import GenerationRequest
 from steelyard.serve.identity import new_id, unix_seconds
+from steelyard.serve.llm import ServedLLM
 from steelyard.serve.protocol.embeddings import EmbeddingRequest, EmbeddingTeller
 from steelyard.serve.protocol.pooling import PoolingFields
 from steelyard.serve.protocol.scores import RerankRequest, RerankTeller, ScoreRequest, ScoreTeller
@@ -27,8 +27,8 @@ def embeddings_router(service: Service) -> APIRouter:
         principal = principal_of(request)
         teller = EmbeddingTeller(request=body, id=new_id("embd"), created=unix_seconds())
 
-        async def prepare(llm: AsyncLLM) -> GenerationRequest:
-            body.check_dimensions(llm.parts.model.config.hidden_size)
+        async def prepare(llm: ServedLLM) -> GenerationRequest:
+            body.check_dimensions(llm.parts.hidden_size)
             prompts = await body.encoded(llm, body.texts, "input")
             return body.pooled(teller.id, prompts, principal, normalize=body.normalize is not False)
 
@@ -45,7 +45,7 @@ def embeddings_router(service: Service) -> APIRouter:
         principal = principal_of(request)
         teller = ScoreTeller(request=body, id=new_id("score"), created=unix_seconds())
 
-        async def prepare(llm: AsyncLLM) -> GenerationRequest:
+        async def prepare(llm: ServedLLM) -> GenerationRequest:
             prompts = await body.encoded(llm, first, "text_1") + await body.encoded(llm, second, "text_2")
             return body.pooled(teller.id, prompts, principal)
 
@@ -59,7 +59,7 @@ def embeddings_router(service: Service) -> APIRouter:
         is_coheres = request.url.path == "/v2/rerank"
         teller = RerankTeller(request=body, id=new_id("rerank"), returns_documents=not is_coheres)
 
-        async def prepare(llm: AsyncLLM) -> GenerationRequest:
+        async def prepare(llm: ServedLLM) -> GenerationRequest:
             query = await body.encoded(llm, [body.query], "query")
             documents = await body.encoded(llm, body.texts, "documents", body.max_tokens_per_doc)
             return body.pooled(teller.id, query + documents, principal)

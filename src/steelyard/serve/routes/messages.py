@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from steelyard.engine.async_llm import AsyncLLM
 from steelyard.serve.exchange import Exchange
 from steelyard.serve.generation import GenerationRequest
 from steelyard.serve.identity import new_id
+from steelyard.serve.llm import ServedLLM
 from steelyard.serve.prompts import chat_prompt
 from steelyard.serve.protocol.messages import CountAnswer, CountRequest, MessagesDialect, MessagesRequest
 from steelyard.serve.routes.body import described, principal_of, read_body
@@ -26,7 +26,7 @@ def messages_router(service: Service) -> APIRouter:
         principal = principal_of(request)
         dialect = MessagesDialect(id=new_id("msg"))
 
-        async def prepare(llm: AsyncLLM) -> GenerationRequest:
+        async def prepare(llm: ServedLLM) -> GenerationRequest:
             prompt = await _prompt(llm, body)
             params = body.params(llm.default_params)
             return GenerationRequest(id=dialect.id, prompts=(prompt,), params=params, principal=principal)
@@ -45,5 +45,5 @@ def messages_router(service: Service) -> APIRouter:
     return router
 
 
-async def _prompt(llm: AsyncLLM, body: CountRequest) -> tuple[int, ...]:
+async def _prompt(llm: ServedLLM, body: CountRequest) -> tuple[int, ...]:
     return await chat_prompt(llm, body.turns(), continue_final_message=body.continues)

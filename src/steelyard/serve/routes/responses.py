@@ -6,12 +6,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from steelyard.engine.async_llm import AsyncLLM
 from steelyard.serve.answers import AnswerStore, StoredAnswer
 from steelyard.serve.errors import invalid
 from steelyard.serve.exchange import Exchange
 from steelyard.serve.generation import GenerationRequest
 from steelyard.serve.identity import new_id, unix_seconds
+from steelyard.serve.llm import ServedLLM
 from steelyard.serve.prompts import chat_prompt
 from steelyard.serve.protocol.responses import ResponseAnswer, ResponsesDialect, ResponsesRequest
 from steelyard.serve.routes.body import described, principal_of, read_body
@@ -42,7 +42,7 @@ def responses_router(service: Service) -> APIRouter:
             request=body, id=new_id("resp"), message_id=new_id("msg"), created=unix_seconds(), keep=keep
         )
 
-        async def prepare(llm: AsyncLLM) -> GenerationRequest:
+        async def prepare(llm: ServedLLM) -> GenerationRequest:
             told = () if body.instructions is None else ({"role": "system", "content": body.instructions},)
             prompt = await chat_prompt(llm, told + turns)
             params = body.params(llm.default_params)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from steelyard.engine.async_llm import AsyncLLM
+from steelyard.serve.llm import ServedLLM
 from steelyard.serve.prompts import chat_prompt, text_of, text_prompt
 from steelyard.serve.protocol.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 from steelyard.serve.protocol.tools import read_tools
@@ -44,7 +44,7 @@ def tokens_router(service: Service) -> APIRouter:
     return router
 
 
-async def _token_ids(llm: AsyncLLM, body: TokenizeRequest, tool_call_parser: str) -> tuple[int, ...]:
+async def _token_ids(llm: ServedLLM, body: TokenizeRequest, tool_call_parser: str) -> tuple[int, ...]:
     if body.messages is None:
         return await text_prompt(llm, body.prompt or "", add_special_tokens=body.add_special_tokens)
     style = tool_format(llm.parts.chat_template, tool_call_parser)

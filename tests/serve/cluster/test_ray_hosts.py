@@ -1,0 +1,100 @@
+"""Replicas that Ray places: a real local cluster, and what is wrong without one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from fleets import is_alive
+
+from steelyard.core.errors import ParamsError
+from steelyard.core.params import SamplingParams
+from steelyard.core.request import Request
+from steelyard.engine.async_llm import AsyncLLM
+from steelyard.engine.build import LLMOptions
+from steelyard.serve.cluster.llm import FleetLLM, FleetModels
+from steelyard.serve.cluster.remote import Health
+from steelyard.serve.config import FleetConfig, ModelSpec, ServeConfig
+
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="the package ray is not installed")
+
+OPTIONS = LLMOptions(max_model_len=256, max_num_seqs=2)
+REQUEST = Request(
+    id="r", prompt_token_ids=(504, 253, 1025, 30), params=SamplingParams(max_tokens=150, seed=5, ignore_eos=True)
+)
+
+
+def config(cluster: str, num_replicas: int = 1) -> ServeConfig:
+    return ServeConfig(
+        models=(ModelSpec(source=None, names=("m",)),),
+        engine=OPTIONS,
+        fleet=FleetConfig(replicas=num_replicas, cluster=cluster),
+    )
+
+
+def workers() -> set[int]:
+    """Return the processes of all workers on this machine."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:  # it has ended meanwhile
+            continue
+        if b"steelyard.serve.cluster.worker" in words and is_alive(int(path.parent.name)):
+            found.add(int(path.parent.name))
+    return found
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():
+            await asyncio.sleep(0.05)
+
+
+async def alone() -> str:
+    """Return what an engine of this process answers."""
+    llm = AsyncLLM(max_model_len=256, max_num_seqs=2)
+    output = await llm.start().submit(REQUEST).result()
+    await llm.close()
+    return output.text
+
+
+async def lives_through_a_death(llm: FleetLLM) -> str:
+    """Return the answer to a request whose replica is killed in the middle of it."""
+    response = llm.start().submit(REQUEST)
+    await until(lambda: response.completions[0].num_tokens > 10)
+    llm.crew.members[0].process.kill()
+    return (await response.result()).text
+
+
+def test_replicas_that_ray_places_answer_die_and_come_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("steelyard.serve.supervise.FIRST_PAUSE_S", 0.01)
+    before = workers()
+
+    async def main() -> None:
+        source = FleetModels(config("ray"), health=Health(close_s=5.0))
+        llm = await source.load(ModelSpec(source=None, names=("m",)))
+        first = workers() - before
+        assert len(first) == 1
+        assert await lives_through_a_death(llm) == await alone()
+        assert llm.crew.num_deaths == [1]
+        second = workers() - before
+        assert len(second) == 1
+        assert first.isdisjoint(second)
+        await source.put_away(llm)
+        await until(lambda: workers() == before)
+
+    try:
+        asyncio.run(main())
+    finally:
+        import_module("ray").shutdown()
+
+
+@pytest.mark.parametrize("cluster", ["kubernetes", "ray://nowhere", "ray://:x"])
+def test_what_is_no_cluster_is_refused(cluster: str):
+    with pytest.raises(ParamsError, match="cluster"):
+        FleetModels(config(cluster))
