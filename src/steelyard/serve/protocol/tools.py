@@ -148,8 +148,8 @@ class CallWriter:
                 assert self._plan is not None
                 self._num_calls += 1
                 function: FunctionAnswer = {"name": piece.name, "arguments": ""}
-                index, id = self._num_calls - 1, self._plan.new_call_id()
-                return {"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]}
+                at, name = self._num_calls - 1, self._plan.new_call_id()
+                return {"tool_calls": [{"index": at, "id": name, "type": "function", "function": function}]}
             case ArgumentsPiece():
                 return {"tool_calls": [{"index": self._num_calls - 1, "function": {"arguments": piece.text}}]}
 
