@@ -33,7 +33,7 @@ Lengths = list[tuple[int, int]]
 
 
 def tolerance(dtype: torch.dtype, isa: str) -> float:
-    """The reference reads what the cache holds; products of bfloat16 round queries and weights to it too, of int8 to 16 bits."""
+    """The reference reads what the cache holds; products of bfloat16 round queries and weights too, of int8 to 16 bits."""
     if dtype is torch.int8 and isa in ("avx512_vnni", "avx512_bf16"):
         return 1e-4
     return 1.5e-2 if dtype is torch.bfloat16 and isa == "avx512_bf16" else 5e-6

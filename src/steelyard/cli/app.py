@@ -36,6 +36,7 @@ COMMANDS = {
     "tokenize": CommandEntry("steelyard.cli.tokenize", "Show the tokens of a text, or the text of tokens."),
     "probe": CommandEntry("steelyard.cli.probe", "Measure this machine, and keep what was found."),
     "fit": CommandEntry("steelyard.cli.fit", "Say whether a model fits this machine, before loading it."),
+    "hardware": CommandEntry("steelyard.cli.hardware", "List and show devices, links and machines by name."),
     "simulate": CommandEntry("steelyard.cli.simulate", "Let a trace's requests meet a modelled cluster."),
     "bench": CommandEntry("steelyard.cli.bench", "Measure latency, throughput, prefill or startup."),
     "perplexity": CommandEntry("steelyard.cli.perplexity", "Measure how well a model predicts a text."),

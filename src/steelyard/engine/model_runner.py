@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -138,11 +138,12 @@ class ModelRunner:
             return {}, {}
         if len(last_rows) < len(hidden):
             hidden = hidden[torch.tensor(last_rows, device=hidden.device)]
-        if isinstance(self._model, FusedDecoder) and self._model.names_likeliest:
-            if all(map(self._sampler.wants_only_likeliest, sequences)):
-                return self._take_likeliest(self._model, hidden, sequences), {}
+        model = self._model
+        names_likeliest = isinstance(model, FusedDecoder) and model.names_likeliest
+        if names_likeliest and all(map(self._sampler.wants_only_likeliest, sequences)):
+            return self._take_likeliest(cast(FusedDecoder, model), hidden, sequences), {}
         with Stopwatch() as head:
-            logits = self._model.logits(hidden)
+            logits = model.logits(hidden)
         with Stopwatch() as sampling:
             tokens, failed = self._choose(logits, sequences)
         self._seconds[LM_HEAD] += head.elapsed_s
@@ -154,8 +155,10 @@ class ModelRunner:
     ) -> dict[int, tuple[SampledToken, ...]]:
         with Stopwatch() as head:
             peaks, best = model.likeliest(hidden)
+        with Stopwatch() as sampling:
+            tokens = self._sampler.take_likeliest(peaks, best, sequences)
         self._seconds[LM_HEAD] += head.elapsed_s
-        tokens = self._sampler.take_likeliest(peaks, best, sequences)
+        self._seconds[SAMPLING] += sampling.elapsed_s
         return {sequence.id: (token,) for sequence, token in zip(sequences, tokens, strict=True)}
 
     def _choose(

@@ -24,6 +24,7 @@ class DeviceKind(Enum):
 
     CPU = "cpu"
     GPU = "gpu"
+    ACCELERATOR = "accelerator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,13 +273,14 @@ def machine_from_table(table: Mapping[str, Any]) -> Machine:
     Raises:
         InputError: if a key is missing or unknown, or a value is impossible.
     """
-    devices = tuple(_device_from_table(entry) for entry in table.get("devices", ()))
+    devices = tuple(device_from_table(entry) for entry in table.get("devices", ()))
     links = tuple(_make(Link, {**entry, "ends": tuple(entry.get("ends", ()))}) for entry in table.get("links", ()))
     disks = tuple(_make(Disk, entry) for entry in table.get("disks", ()))
     return _make(Machine, {**table, "devices": devices, "links": links, "disks": disks})
 
 
-def _device_from_table(table: Mapping[str, Any]) -> Device:
+def device_from_table(table: Mapping[str, Any]) -> Device:
+    """Return the device of a table read by ``tomllib``; raises ``InputError`` like :func:`machine_from_table`."""
     kinds = {kind.value: kind for kind in DeviceKind}
     kind = kinds.get(table.get("kind", ""))
     if kind is None:

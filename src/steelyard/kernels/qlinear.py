@@ -157,8 +157,8 @@ def largest_of_fine(
         isa: as in :func:`qlinear`.
 
     Returns:
-        ``[rows]`` float32 and ``[rows]`` int64, the first among equals. A row with a NaN or an infinity in ``x`` or a NaN
-        in its product has NaN as its largest.
+        ``[rows]`` float32 and ``[rows]`` int64, the first among equals. A row with a NaN or an infinity in ``x``, or a
+        NaN in its product, has NaN as its largest.
 
     Raises:
         ValueError: as :func:`qlinear`.

@@ -25,9 +25,9 @@ MAX_GROUP_BLOCKS = 4096  # … gathered keys …
 MAX_MASK_ELEMENTS = 1 << 24  # … and masks into pieces of at most these sizes
 _SAMPLED_LOGITS = 1 << 22  # engine.logits works on so many at once, …
 _BYTES_PER_SAMPLED_LOGIT = 80  # … with some ten float64 copies
-_STEP_TOKENS = {DeviceKind.CPU: 512, DeviceKind.GPU: 2048}
+_STEP_TOKENS = {DeviceKind.CPU: 512, DeviceKind.GPU: 2048, DeviceKind.ACCELERATOR: 2048}
 # What a process takes besides: heap that is not given back, kernel scratch and, on a GPU, the CUDA context.
-_RUNTIME_BYTES = {DeviceKind.CPU: 256 * MIB, DeviceKind.GPU: 1024 * MIB}
+_RUNTIME_BYTES = {DeviceKind.CPU: 256 * MIB, DeviceKind.GPU: 1024 * MIB, DeviceKind.ACCELERATOR: 1024 * MIB}
 _FLOAT32, _BFLOAT16, _STORED, QUANTISED = "float32", "bfloat16", "as stored", "quantised"
 _ITEM_BYTES = {_FLOAT32: 4, _BFLOAT16: 2, QUANTISED: 4}
 _QUANTISED_KV_BYTES = 2
