@@ -129,13 +129,19 @@ def test_errors_are_the_clients_own(claude, live):
         ({"temperature": -1}, "temperature"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content"),
-        ({"tools": [{"name": "f", "input_schema": {}}]}, "tools"),
+        ({"tools": [{"name": "f", "input_schema": {"type": "string"}}]}, "tools[0].parameters"),
+        ({"tools": [{"name": "f", "input_schema": {}}], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
+        ({"tools": [{"name": "f", "input_schema": {}}], "tool_choice": {"type": "tool", "name": "g"}}, "tool_choice"),
+        ({"tools": [{"name": "f", "input_schema": {}, "input_examples": [{}]}]}, "tools[0].input_examples"),
+        ({"tools": [{"name": "web_search", "type": "web_search_20250305"}]}, "tools[0].type"),
+        ({"messages": [*ASK, {"role": "assistant", "content": [
+            {"type": "tool_use", "id": "x", "name": "f", "input": {}}]}]}, "messages"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, "thinking"),
         ({"seed": 1}, "seed"),
         ({"stop_sequences": [""]}, "stop"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_is_refused_by_name(http, changes, name):
     body = {"model": "smol", "messages": ASK, "max_tokens": 2} | changes
     answer = http.post("/v1/messages", json={key: value for key, value in body.items() if value is not None})

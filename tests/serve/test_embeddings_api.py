@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from live_server import KEYS
+from live_server import KEYS, metric
 
 CAT, KITTEN, TAX = "A cat sat on the mat.", "A kitten sat on the mat.", "Income tax law of 1986"
 
@@ -175,3 +175,26 @@ def test_every_key_may_ask_again(live):
         with httpx.Client(base_url=live.url, headers={"X-API-Key": KEYS[name]}, timeout=60) as http:
             for _ in range(2):
                 assert http.post("/v1/embeddings", json={"input": text, "pooling": "last"}).status_code == 200
+
+
+def test_the_cache_of_one_key_is_no_other_keys(http, live):
+    """Prompts that one key had pooled or completed are found cached by itself alone."""
+    text = {"model": "smol", "input": "What one key has asked, no other may learn. " * 6}
+
+    def num_hits(key: str, path: str, body: dict[str, object]) -> float:
+        headers = {"Authorization": f"Bearer {KEYS[key]}"}
+        before = hits()
+        assert httpx.post(live.url + path, json=body, headers=headers, timeout=60).status_code == 200
+        return hits() - before
+
+    def hits() -> float:
+        return metric(http.get("/metrics").text, "vllm:prefix_cache_hits_total")
+
+    pair = {"text_1": "Another text that only one has sent before. " * 6, "text_2": "x"}
+    completion = {"model": "smol", "prompt": text["input"] + "And more.", "max_tokens": 1}
+    num_hits("ann", "/v1/embeddings", text)
+    num_hits("ann", "/v1/score", pair)
+    num_hits("ann", "/v1/completions", completion)
+    assert num_hits("bob", "/v1/embeddings", text) == 0
+    assert num_hits("bob", "/v1/score", pair) == 0
+    assert num_hits("ann", "/v1/completions", completion) > 0

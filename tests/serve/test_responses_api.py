@@ -95,18 +95,31 @@ def test_answers_are_kept_for_their_own_caller(client):
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "function", "name": "f"}], "tool_choice": {"type": "function", "name": "g"}},
+         "tool_choice"),
+        ({"input": [{"type": "function_call", "call_id": "x", "name": "f", "arguments": "?"}]},
+         "input[0].arguments"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "json_object", "schema": {}}}}, "text.format.schema"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"max_tool_calls": 1}, "max_tool_calls"),
+        ({"top_logprobs": 1}, "top_logprobs"),
+        ({"conversation": "x"}, "conversation"),
+        ({"prompt": {"id": "x"}}, "prompt"),
         ({"background": True}, "background"),
         ({"reasoning": {"effort": "low"}}, "reasoning"),
         ({"include": ["reasoning.encrypted_content"]}, "include"),
         ({"truncation": "auto"}, "truncation"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"input": []}, "input"),
         ({"temperature": -1}, "temperature"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"seed": 1}, "seed"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_is_refused_by_name(http, changes, name):
     answer = http.post("/v1/responses", json={"model": "smol", "input": ASK} | changes)
     assert answer.status_code == 400

@@ -20,12 +20,16 @@ class StoredAnswer:
     """
 
     body: Mapping[str, Any]
-    turns: tuple[Mapping[str, str], ...]
+    turns: tuple[Mapping[str, Any], ...]
 
     @property
     def num_chars(self) -> int:
         """About what it takes."""
-        return sum(len(turn["content"]) for turn in self.turns) + len(str(self.body))
+        return sum(_num_chars(turn) for turn in self.turns) + len(str(self.body))
+
+
+def _num_chars(turn: Mapping[str, Any]) -> int:
+    return len(turn["content"]) + (len(str(turn["tool_calls"])) if "tool_calls" in turn else 0)
 
 
 class AnswerStore:

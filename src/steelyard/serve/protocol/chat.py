@@ -20,6 +20,7 @@ from steelyard.serve.protocol.tools import (
     MessageDelta,
     ToolCallAnswer,
     ToolField,
+    decide,
     read_tool_choice,
     read_tools,
     whole_message,
@@ -32,9 +33,8 @@ from steelyard.serve.protocol.wire import (
     usage_answer,
 )
 from steelyard.serve.sse import DONE, ServerEvent
-from steelyard.serve.tools.declare import ToolMode
 from steelyard.serve.tools.formats import ToolFormat
-from steelyard.serve.tools.plan import ToolPlan, plan_tools
+from steelyard.serve.tools.plan import ToolPlan
 
 JsonObject = dict[str, JsonValue]
 
@@ -103,10 +103,8 @@ class ChatRequest(GenerationFields, StructuredFields):
         """
         tools = read_tools(self.tools)
         choice = read_tool_choice(self.tool_choice, has_tools=bool(tools))
-        if tools and choice.mode is ToolMode.AUTO and not may_decide:
-            message = "tool_choice: auto is switched off on this server. Set it to none, required or a function."
-            raise invalid(message, param="tool_choice")
-        return plan_tools(tools, choice, style, parallel=self.parallel_tool_calls is not False)
+        parallel = self.parallel_tool_calls is not False
+        return decide(tools, choice, style, may_decide=may_decide, parallel=parallel)
 
     def template_arguments(self) -> dict[str, Any]:
         """Return what the chat template gets by name."""

@@ -14,25 +14,31 @@ from steelyard.core.request import FinishReason
 from steelyard.serve.errors import api_error, invalid
 from steelyard.serve.generation import Generation, Usage
 from steelyard.serve.protocol.anthropic_errors import anthropic_error
+from steelyard.serve.protocol.message_blocks import (
+    BlockWriter,
+    InputBlock,
+    TextBlock,
+    Turn,
+    message_event,
+    text_of,
+    turns_of,
+)
+from steelyard.serve.protocol.tools import decide
 from steelyard.serve.protocol.wire import WireModel
 from steelyard.serve.sse import ServerEvent
+from steelyard.serve.tools.declare import Tool, ToolChoice, ToolMode
+from steelyard.serve.tools.formats import ToolFormat
+from steelyard.serve.tools.plan import ToolPlan
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence"]
-
-
-class TextBlock(WireModel):
-    """A piece of text; what is said of caching has no effect, for every prefix is cached."""
-
-    type: Literal["text"]
-    text: str
-    cache_control: dict[str, JsonValue] | None = Field(default=None, description="Accepted and ignored.")
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+_MODES = {"auto": ToolMode.AUTO, "any": ToolMode.REQUIRED, "tool": ToolMode.REQUIRED, "none": ToolMode.NONE}
 
 
 class MessageParam(WireModel):
     """One turn."""
 
     role: Literal["user", "assistant"]
-    content: str | list[TextBlock]
+    content: str | list[InputBlock]
 
 
 class MessagesMetadata(WireModel):
@@ -47,6 +53,40 @@ class ThinkingField(WireModel):
     type: Literal["disabled"]
 
 
+class ToolParam(WireModel):
+    """One of ``tools``."""
+
+    type: Literal["custom"] | None = None
+    name: str
+    description: str | None = None
+    input_schema: dict[str, JsonValue]
+    strict: bool | None = Field(default=None, description="Calls that must be made are strict, whatever this says.")
+    cache_control: dict[str, JsonValue] | None = Field(default=None, description="Accepted and ignored, as the next.")
+    eager_input_streaming: bool | None = None
+
+    def tool(self, field: str) -> Tool:
+        """Return it as a tool of ours that stands at ``field``.
+
+        Raises:
+            ParamsError: naming the part that is wrong or over a limit.
+        """
+        return Tool(
+            name=self.name,
+            description=self.description or "",
+            parameters=self.input_schema,
+            strict=self.strict is True,
+            field=field,
+        )
+
+
+class ToolChoiceParam(WireModel):
+    """``tool_choice``; a name goes with the type ``tool``."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
 class CountRequest(WireModel):
     """The body of ``POST /v1/messages/count_tokens``, and the part of a request that becomes its prompt."""
 
@@ -54,25 +94,34 @@ class CountRequest(WireModel):
     messages: list[MessageParam] = Field(min_length=1)
     system: str | list[TextBlock] | None = None
     thinking: ThinkingField | None = None
-    tools: list[JsonValue] | None = Field(default=None, description="Refused unless empty.")
-    tool_choice: JsonValue = Field(default=None, description="Refused.")
+    tools: list[ToolParam] | None = None
+    tool_choice: ToolChoiceParam | None = None
 
     def check(self) -> None:
-        """Raise :class:`ApiError` for what is not supported here."""
-        for name in ("tools", "tool_choice"):
-            if getattr(self, name):
-                message = f"{name}: it is not supported here. /v1/chat/completions takes tools."
-                raise invalid(message, param=name, code="unsupported_parameter")
+        """Raise :class:`ApiError` for turns and choices that contradict themselves."""
+        if self.continues and "tool_calls" in self.turns()[-1]:
+            raise invalid("messages: the last of them calls tools. Send what they came to.", param="messages")
+        chosen = self.tool_choice
+        if chosen is not None and (chosen.type == "tool") != (chosen.name is not None):
+            message = "tool_choice.name: it goes with the type tool. Give both or neither."
+            raise invalid(message, param="tool_choice.name")
 
     @property
     def continues(self) -> bool:
         """Whether the last turn is the beginning of the answer."""
         return len(self.messages) > 1 and self.messages[-1].role == "assistant"
 
-    def turns(self) -> list[dict[str, str]]:
+    def turns(self) -> list[Turn]:
         """Return the conversation as chat templates expect it."""
-        system = [] if self.system is None else [{"role": "system", "content": _text(self.system)}]
-        return system + [{"role": one.role, "content": _text(one.content)} for one in self.messages]
+        system = [] if self.system is None else [{"role": "system", "content": text_of(self.system)}]
+        return [*system, *(turn for one in self.messages for turn in turns_of(one.role, one.content))]
+
+    def tool_plan(self, style: ToolFormat, *, may_decide: bool) -> ToolPlan:
+        """Return what the tools mean for a model that writes calls as ``style`` says; see :func:`~.tools.decide`."""
+        tools = [tool.tool(f"tools[{i}]") for i, tool in enumerate(self.tools or ())]
+        chosen = self.tool_choice or ToolChoiceParam(type="auto" if tools else "none")
+        choice = ToolChoice(_MODES[chosen.type], chosen.name)
+        return decide(tools, choice, style, may_decide=may_decide, parallel=not chosen.disable_parallel_tool_use)
 
 
 class MessagesRequest(CountRequest):
@@ -100,10 +149,6 @@ class MessagesRequest(CountRequest):
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
 
-def _text(content: str | list[TextBlock]) -> str:
-    return content if isinstance(content, str) else "".join(block.text for block in content)
-
-
 class AnthropicUsage(TypedDict):
     """``usage``: the prompt's tokens are told apart by whether the prefix cache held them."""
 
@@ -113,13 +158,6 @@ class AnthropicUsage(TypedDict):
     output_tokens: int
 
 
-class ContentBlock(TypedDict):
-    """A piece of the answer."""
-
-    type: Literal["text"]
-    text: str
-
-
 class MessageAnswer(TypedDict):
     """``message``."""
 
@@ -127,7 +165,7 @@ class MessageAnswer(TypedDict):
     type: Literal["message"]
     role: Literal["assistant"]
     model: str
-    content: list[ContentBlock]
+    content: list[dict[str, Any]]
     stop_reason: StopReason | None
     stop_sequence: str | None
     usage: AnthropicUsage
@@ -152,26 +190,27 @@ class MessagesDialect:
     def answer(self, generation: Generation) -> MessageAnswer:
         """Return the whole answer."""
         (completion,) = generation.outputs[0].outputs
+        writer = BlockWriter(generation.request.tools)
+        writer.feed(completion.text, ended=True)
         return {
             **self._begun(generation),
-            "content": [{"type": "text", "text": completion.text}] if completion.text else [],
-            **_ended(completion.finish_reason, completion.stop_reason),  # type: ignore[typeddict-item]
+            "content": writer.content(),
+            **_ended(completion.finish_reason, completion.stop_reason, writer),  # type: ignore[typeddict-item]
         }
 
     async def events(self, generation: Generation) -> AsyncIterator[ServerEvent]:
-        """Yield the message's beginning, its one block of text, and its end; an error comes as an event, too."""
+        """Yield the message's beginning, its blocks as they grow, and its end; an error comes as an event, too."""
+        writer = BlockWriter(generation.request.tools)
         try:
-            yield _event("message_start", message=self._begun(generation))
-            yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
-            yield _event("ping")
+            yield message_event("message_start", message=self._begun(generation))
+            yield message_event("ping")
             async for gain in generation.increments():
-                if gain.text:
-                    yield _event("content_block_delta", index=0, delta={"type": "text_delta", "text": gain.text})
+                for told in writer.feed(gain.text, ended=gain.finish_reason is not None):
+                    yield told
                 if gain.finish_reason is not None:
-                    yield _event("content_block_stop", index=0)
-                    ended = _ended(gain.finish_reason, gain.stop_reason)
-                    yield _event("message_delta", delta=ended, usage=_usage(generation.usage))
-            yield _event("message_stop")
+                    ended = _ended(gain.finish_reason, gain.stop_reason, writer)
+                    yield message_event("message_delta", delta=ended, usage=_usage(generation.usage))
+            yield message_event("message_stop")
         except Exception as error:  # the status has gone out; the client is told in an event
             failure = api_error(error)
             yield ServerEvent(anthropic_error(failure.status, failure.message), event="error")
@@ -189,16 +228,13 @@ class MessagesDialect:
         }
 
 
-def _event(kind: str, **more: Any) -> ServerEvent:
-    return ServerEvent({"type": kind, **more}, event=kind)
-
-
-def _ended(reason: FinishReason | None, stop: str | int | None) -> Mapping[str, str | None]:
+def _ended(reason: FinishReason | None, stop: str | int | None, writer: BlockWriter) -> Mapping[str, str | None]:
     """Return why a message ended; one that was cut short reached its limit, as far as clients know."""
-    if reason is FinishReason.STOP:
-        sequence = stop if isinstance(stop, str) else None
-        return {"stop_reason": "end_turn" if sequence is None else "stop_sequence", "stop_sequence": sequence}
-    return {"stop_reason": "max_tokens", "stop_sequence": None}
+    if reason is not FinishReason.STOP:
+        return {"stop_reason": "max_tokens", "stop_sequence": None}
+    if isinstance(stop, str):
+        return {"stop_reason": "stop_sequence", "stop_sequence": stop}
+    return {"stop_reason": "tool_use" if writer.has_called else "end_turn", "stop_sequence": None}
 
 
 def _usage(usage: Usage) -> AnthropicUsage:

@@ -1,61 +1,65 @@
 """``/v1/responses``, OpenAI's other way to ask: the request as a chat of ours, and how its answer is told.
 
-Texts alone: tools, images, reasoning and answers in the background are refused.
+Texts and functions: other tools, images, reasoning and answers in the background are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue
-from typing_extensions import TypedDict
 
+from steelyard.core.constraint import Constraint
 from steelyard.core.params import SamplingParams
-from steelyard.core.request import CompletionOutput, FinishReason
+from steelyard.core.request import FinishReason
 from steelyard.serve.errors import api_error, invalid
 from steelyard.serve.generation import Generation
+from steelyard.serve.protocol.response_items import (
+    FunctionCall,
+    InputItem,
+    Item,
+    ItemWriter,
+    Turn,
+    answered_turn,
+    turns_of,
+)
+from steelyard.serve.protocol.tools import NO_PARAMETERS, decide, read_tool_choice
 from steelyard.serve.protocol.wire import WireModel
 from steelyard.serve.sse import ServerEvent
+from steelyard.serve.tools.declare import Tool, ToolChoice, ToolMode
+from steelyard.serve.tools.formats import ToolFormat
+from steelyard.serve.tools.plan import ToolPlan
 
-Turn = Mapping[str, str]
 _REFUSED = (
-    "background", "conversation", "include", "max_tool_calls", "prompt", "reasoning", "tools", "tool_choice",
-    "top_logprobs",
+    "background", "conversation", "include", "max_tool_calls", "prompt", "reasoning", "top_logprobs",
 )  # fmt: skip
-
-
-class InputText(WireModel):
-    """A piece of a message; an answer's own may be given back as it came."""
-
-    type: Literal["input_text", "output_text"]
-    text: str
-    annotations: list[JsonValue] | None = Field(default=None, description="Accepted and ignored, as the next one.")
-    logprobs: list[JsonValue] | None = None
-
-
-class InputMessage(WireModel):
-    """One turn; an answer's own may be given back as it came."""
-
-    type: Literal["message"] | None = None
-    role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[InputText]
-    id: str | None = Field(default=None, description="Accepted and ignored, as the next one.")
-    status: str | None = None
-
-    @property
-    def turn(self) -> Turn:
-        """The turn as chat templates expect it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
 class TextFormat(WireModel):
     """``text.format``."""
 
-    type: Literal["text"]
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = Field(default=None, max_length=256)
+    description: str | None = Field(default=None, description="Accepted and ignored.")
+    json_schema: dict[str, JsonValue] | None = Field(default=None, alias="schema")
+    strict: bool | None = Field(default=None, description="Every schema is enforced, whatever this says.")
+
+    def constraint(self) -> Constraint | None:
+        """Return what the text must look like, if it matters.
+
+        Raises:
+            ApiError: if there is a schema without its type, or the type without a schema.
+            ParamsError: if the schema is over a limit.
+        """
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            message = "text.format.schema: it goes with the type json_schema. Give both or neither."
+            raise invalid(message, param="text.format.schema")
+        if self.json_schema is not None:
+            return Constraint.json_schema(self.json_schema, "text.format.schema")
+        return Constraint.json_object("text.format") if self.type == "json_object" else None
 
 
 class TextField(WireModel):
@@ -64,11 +68,42 @@ class TextField(WireModel):
     format: TextFormat | None = None
 
 
+class FunctionTool(WireModel):
+    """One of ``tools``."""
+
+    type: Literal["function"]
+    name: str
+    description: str | None = None
+    parameters: dict[str, JsonValue] | None = None
+    strict: bool | None = Field(default=None, description="Calls that must be made are strict, whatever this says.")
+
+    def tool(self, field: str) -> Tool:
+        """Return it as a tool of ours that stands at ``field``.
+
+        Raises:
+            ParamsError: naming the part that is wrong or over a limit.
+        """
+        return Tool(
+            name=self.name,
+            description=self.description or "",
+            parameters=self.parameters or NO_PARAMETERS,
+            strict=self.strict is True,
+            field=field,
+        )
+
+
+class NamedFunction(WireModel):
+    """``tool_choice``, if one must be called."""
+
+    type: Literal["function"]
+    name: str
+
+
 class ResponsesRequest(WireModel):
     """The body of ``POST /v1/responses``."""
 
     model: str | None = None
-    input: str | list[InputMessage]
+    input: str | list[InputItem]
     instructions: str | None = None
     previous_response_id: str | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
@@ -81,8 +116,11 @@ class ResponsesRequest(WireModel):
     truncation: Literal["disabled"] | None = None
     timeout: float | None = Field(default=None, gt=0, le=1e6, description="Seconds after which the answer ends.")
 
-    user: str | None = Field(default=None, description="Accepted and ignored, as the next ones.")
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedFunction | None = None
     parallel_tool_calls: bool | None = None
+
+    user: str | None = Field(default=None, description="Accepted and ignored, as the next ones.")
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -93,8 +131,6 @@ class ResponsesRequest(WireModel):
     max_tool_calls: int | None = None
     prompt: JsonValue = None
     reasoning: JsonValue = None
-    tools: list[JsonValue] | None = None
-    tool_choice: JsonValue = None
     top_logprobs: int | None = None
 
     def check(self) -> None:
@@ -105,41 +141,38 @@ class ResponsesRequest(WireModel):
                 raise invalid(message, param=name, code="unsupported_parameter")
         if not self.input:
             raise invalid("input: there is none. Give a text or messages.", param="input")
+        for i, item in enumerate(self.input):
+            if isinstance(item, FunctionCall) and not item.is_well_formed:
+                param = f"input[{i}].arguments"
+                raise invalid(f"{param}: they are no JSON object in a text. Send them as they came.", param=param)
 
     def turns(self) -> tuple[Turn, ...]:
         """Return what the input says, without instructions and what came before."""
         if isinstance(self.input, str):
             return ({"role": "user", "content": self.input},)
-        return tuple(message.turn for message in self.input)
+        return tuple(turns_of(self.input))
+
+    def tool_plan(self, style: ToolFormat, *, may_decide: bool) -> ToolPlan:
+        """Return what the tools mean for a model that writes calls as ``style`` says; see :func:`~.tools.decide`."""
+        tools = [tool.tool(f"tools[{i}]") for i, tool in enumerate(self.tools or ())]
+        match self.tool_choice:
+            case NamedFunction(name=name):
+                choice = ToolChoice(ToolMode.REQUIRED, name)
+            case word:
+                choice = read_tool_choice(word, has_tools=bool(tools))
+        return decide(tools, choice, style, may_decide=may_decide, parallel=self.parallel_tool_calls is not False)
 
     def params(self, defaults: SamplingParams) -> SamplingParams:
         """Return ``defaults`` with what the request says in their place; without a limit the context is filled.
 
         Raises:
+            ApiError: if ``text.format`` contradicts itself.
             ParamsError: if a value is out of range.
         """
         given = {"temperature": self.temperature, "top_p": self.top_p}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return replace(defaults, max_tokens=self.max_output_tokens, **changes)
-
-
-class OutputText(TypedDict):
-    """A piece of the answer."""
-
-    type: Literal["output_text"]
-    text: str
-    annotations: list[JsonValue]
-    logprobs: list[JsonValue]
-
-
-class OutputMessage(TypedDict):
-    """The answer's message."""
-
-    type: Literal["message"]
-    id: str
-    role: Literal["assistant"]
-    status: str
-    content: list[OutputText]
+        form = None if self.text is None or self.text.format is None else self.text.format.constraint()
+        return replace(defaults, max_tokens=self.max_output_tokens, constraint=form, **changes)
 
 
 ResponseAnswer = dict[str, Any]
@@ -152,57 +185,49 @@ class ResponsesDialect:
     Attributes:
         request: what was asked.
         id: the answer's.
-        message_id: of the one message in it.
         created: seconds since 1970.
-        keep: called with every answer that has ended, and its text.
+        keep: called with every answer that has ended, and the turn that it is.
     """
 
     request: ResponsesRequest
     id: str
-    message_id: str
     created: int
-    keep: Callable[[ResponseAnswer, str], None]
-    _numbers: count[int] = field(default_factory=count, init=False)
+    keep: Callable[[ResponseAnswer, Turn], None]
 
     def answer(self, generation: Generation) -> ResponseAnswer:
         """Return the whole answer."""
         (completion,) = generation.outputs[0].outputs
-        ended = self._ended(generation, completion)
-        self.keep(ended, completion.text)
-        return ended
+        writer = ItemWriter(generation.request.tools, count())
+        writer.feed(completion.text)
+        writer.end(_status(completion.finish_reason))
+        return self._ended(generation, writer.items)
 
     async def events(self, generation: Generation) -> AsyncIterator[ServerEvent]:
-        """Yield the response's beginning, its one message as it grows, and its end; an error is an event, too."""
-        at = {"item_id": self.message_id, "output_index": 0, "content_index": 0}
+        """Yield the response's beginning, its items as they grow, and its end; an error is an event, too."""
+        writer = ItemWriter(generation.request.tools, count())
         begun = self._response(generation, "in_progress")
         try:
-            yield self._event("response.created", response=begun)
-            yield self._event("response.in_progress", response=begun)
-            yield self._event("response.output_item.added", output_index=0, item=self._message("in_progress"))
-            yield self._event("response.content_part.added", **at, part=_part(""))
+            yield writer.event("created", response=begun)
+            yield writer.event("in_progress", response=begun)
             async for gain in generation.increments():
-                if gain.text:
-                    yield self._event("response.output_text.delta", **at, delta=gain.text, logprobs=[])
-            (completion,) = generation.outputs[0].outputs
-            ended = self.answer(generation)
-            yield self._event("response.output_text.done", **at, text=completion.text, logprobs=[])
-            yield self._event("response.content_part.done", **at, part=_part(completion.text))
-            yield self._event("response.output_item.done", output_index=0, item=ended["output"][0])
-            yield self._event(f"response.{ended['status']}", response=ended)
+                for told in writer.feed(gain.text):
+                    yield told
+                if gain.finish_reason is not None:
+                    for told in writer.end(_status(gain.finish_reason)):
+                        yield told
+            ended = self._ended(generation, writer.items)
+            yield writer.event(ended["status"], response=ended)
         except Exception as error:  # the status has gone out; the client is told in an event
-            told = api_error(error).body["error"]
-            failure = {"code": told["code"] or "server_error", "message": told["message"]}
-            yield self._event("response.failed", response={**begun, "status": "failed", "error": failure})
+            told_error = api_error(error).body["error"]
+            failure = {"code": told_error["code"] or "server_error", "message": told_error["message"]}
+            yield writer.event("failed", response={**begun, "status": "failed", "error": failure})
 
-    def _event(self, kind: str, **more: Any) -> ServerEvent:
-        return ServerEvent({"type": kind, "sequence_number": next(self._numbers), **more}, event=kind)
-
-    def _ended(self, generation: Generation, completion: CompletionOutput) -> ResponseAnswer:
-        usage, is_whole = generation.usage, completion.finish_reason is FinishReason.STOP
-        status = "completed" if is_whole else "incomplete"
-        return self._response(generation, status) | {
-            "incomplete_details": None if is_whole else {"reason": "max_output_tokens"},
-            "output": [self._message(status, (completion.text,))],
+    def _ended(self, generation: Generation, items: list[Item]) -> ResponseAnswer:
+        (completion,) = generation.outputs[0].outputs
+        usage, status = generation.usage, _status(completion.finish_reason)
+        ended = self._response(generation, status) | {
+            "incomplete_details": None if status == "completed" else {"reason": "max_output_tokens"},
+            "output": items,
             "usage": {
                 "input_tokens": usage.num_prompt_tokens,
                 "input_tokens_details": {"cached_tokens": usage.num_cached_tokens},
@@ -211,13 +236,12 @@ class ResponsesDialect:
                 "total_tokens": usage.num_prompt_tokens + usage.num_completion_tokens,
             },
         }
-
-    def _message(self, status: str, texts: Sequence[str] = ()) -> OutputMessage:
-        content = [_part(text) for text in texts]
-        return {"type": "message", "id": self.message_id, "role": "assistant", "status": status, "content": content}
+        self.keep(ended, answered_turn(items))
+        return ended
 
     def _response(self, generation: Generation, status: str) -> ResponseAnswer:
         asked, params = self.request, generation.request.params
+        form, choice = asked.text.format if asked.text else None, asked.tool_choice
         return {
             "id": self.id,
             "object": "response",
@@ -230,18 +254,23 @@ class ResponsesDialect:
             "metadata": asked.metadata or {},
             "model": generation.model,
             "output": [],
-            "parallel_tool_calls": False,
+            "parallel_tool_calls": asked.parallel_tool_calls is not False,
             "previous_response_id": asked.previous_response_id,
             "store": asked.store is not False,
             "temperature": params.temperature,
-            "text": {"format": {"type": "text"}},
-            "tool_choice": "none",
-            "tools": [],
+            "text": {"format": {"type": "text"} if form is None else _echoed(form)},
+            "tool_choice": _echoed(choice) if isinstance(choice, NamedFunction) else choice or "auto",
+            "tools": [{"parameters": None, "strict": False, **_echoed(tool)} for tool in asked.tools or ()],
             "top_p": params.top_p,
             "truncation": "disabled",
             "usage": None,
         }
 
 
-def _part(text: str) -> OutputText:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _status(reason: FinishReason | None) -> str:
+    return "completed" if reason is FinishReason.STOP else "incomplete"
+
+
+def _echoed(given: WireModel) -> dict[str, JsonValue]:
+    """Return a field as it was given."""
+    return given.model_dump(mode="json", by_alias=True, exclude_none=True)

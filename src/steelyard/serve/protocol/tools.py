@@ -10,11 +10,13 @@ from typing_extensions import TypedDict
 
 from steelyard.serve.errors import invalid
 from steelyard.serve.protocol.wire import WireModel
+from steelyard.serve.tools.answer import AnswerReader
 from steelyard.serve.tools.declare import Tool, ToolChoice, ToolMode
-from steelyard.serve.tools.plan import ToolPlan
+from steelyard.serve.tools.formats import ToolFormat
+from steelyard.serve.tools.plan import ToolPlan, plan_tools
 from steelyard.serve.tools.reader import ArgumentsPiece, CallBegins, TextPiece, ToolPiece
 
-_NO_PARAMETERS: dict[str, JsonValue] = {"type": "object", "properties": {}, "additionalProperties": False}
+NO_PARAMETERS: dict[str, JsonValue] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 class FunctionField(WireModel):
@@ -43,7 +45,7 @@ def read_tools(given: Sequence[ToolField] | None) -> list[Tool]:
         Tool(
             name=one.function.name,
             description=one.function.description or "",
-            parameters=one.function.parameters or _NO_PARAMETERS,
+            parameters=one.function.parameters or NO_PARAMETERS,
             strict=one.function.strict is True,
             field=f"tools[{i}].function",
         )
@@ -71,6 +73,28 @@ def read_tool_choice(given: str | dict[str, JsonValue] | None, *, has_tools: boo
         message = 'tool_choice: it is neither a word nor {"type": "function", "function": {"name": …}}.'
         raise invalid(message, param="tool_choice")
     return ToolChoice(ToolMode.REQUIRED, name)
+
+
+def decide(
+    tools: Sequence[Tool], choice: ToolChoice, style: ToolFormat, *, may_decide: bool, parallel: bool
+) -> ToolPlan:
+    """Return what the tools mean for a model that writes calls as ``style`` says.
+
+    Args:
+        tools: of the request.
+        choice: whether they are called.
+        style: the model's.
+        may_decide: it may be left to the model whether it calls any.
+        parallel: there may be several calls.
+
+    Raises:
+        ApiError: if ``choice`` leaves open what must not be.
+        ParamsError: if a tool is wrong, or one must be called that is not there.
+    """
+    if tools and choice.mode is ToolMode.AUTO and not may_decide:
+        message = "tool_choice: auto is switched off on this server. Set it to none, or to tools that must be called."
+        raise invalid(message, param="tool_choice")
+    return plan_tools(tools, choice, style, parallel=parallel)
 
 
 class FunctionAnswer(TypedDict):
@@ -105,36 +129,29 @@ class CallWriter:
     """
 
     def __init__(self, plan: ToolPlan | None) -> None:
-        self._plan = plan
-        self._reader = None if plan is None else plan.reader()
+        self._plan, self._reader, self._num_calls = plan, AnswerReader(plan), 0
 
     @property
     def has_called(self) -> bool:
         """Whether there is a call so far."""
-        return self._reader is not None and self._reader.num_calls > 0
+        return self._reader.has_called
 
     def deltas(self, text: str, *, ended: bool) -> list[MessageDelta]:
         """Return what more text adds to the message; with ``ended``, it is the last."""
-        if self._plan is None or self._reader is None:
-            return [{"content": text}] if text else []
-        index = self._reader.num_calls - 1
-        found: list[MessageDelta] = []
-        for piece in self._reader.feed(text) + (self._reader.close() if ended else []):
-            index += isinstance(piece, CallBegins)
-            found.append(_delta(piece, index, self._plan))
-        return found
+        return [self._delta(piece) for piece in self._reader.feed(text, ended=ended)]
 
-
-def _delta(piece: ToolPiece, index: int, plan: ToolPlan) -> MessageDelta:
-    match piece:
-        case TextPiece():
-            return {"content": piece.text}
-        case CallBegins():
-            function: FunctionAnswer = {"name": piece.name, "arguments": ""}
-            head: ToolCallAnswer = {"index": index, "id": plan.new_call_id(), "type": "function", "function": function}
-            return {"tool_calls": [head]}
-        case ArgumentsPiece():
-            return {"tool_calls": [{"index": index, "function": {"arguments": piece.text}}]}
+    def _delta(self, piece: ToolPiece) -> MessageDelta:
+        match piece:
+            case TextPiece():
+                return {"content": piece.text}
+            case CallBegins():
+                assert self._plan is not None
+                self._num_calls += 1
+                function: FunctionAnswer = {"name": piece.name, "arguments": ""}
+                at, name = self._num_calls - 1, self._plan.new_call_id()
+                return {"tool_calls": [{"index": at, "id": name, "type": "function", "function": function}]}
+            case ArgumentsPiece():
+                return {"tool_calls": [{"index": self._num_calls - 1, "function": {"arguments": piece.text}}]}
 
 
 def whole_message(deltas: Sequence[MessageDelta]) -> tuple[str, list[ToolCallAnswer]]:

@@ -12,6 +12,8 @@ from steelyard.serve.prompts import chat_prompt
 from steelyard.serve.protocol.messages import CountAnswer, CountRequest, MessagesDialect, MessagesRequest
 from steelyard.serve.routes.body import described, principal_of, read_body
 from steelyard.serve.service import Service
+from steelyard.serve.tools.formats import tool_format
+from steelyard.serve.tools.plan import ToolPlan
 
 
 def messages_router(service: Service) -> APIRouter:
@@ -27,9 +29,12 @@ def messages_router(service: Service) -> APIRouter:
         dialect = MessagesDialect(id=new_id("msg"))
 
         async def prepare(llm: ServedLLM) -> GenerationRequest:
-            prompt = await _prompt(llm, body)
-            params = body.params(llm.default_params)
-            return GenerationRequest(id=dialect.id, prompts=(prompt,), params=params, principal=principal)
+            told = service.config.tools
+            style = tool_format(llm.parts.chat_template, told.tool_call_parser)
+            plan = body.tool_plan(style, may_decide=told.enable_auto_tool_choice)
+            prompt = await _prompt(llm, body, plan)
+            params = plan.params(body.params(llm.default_params), llm.tokenizer)
+            return GenerationRequest(id=dialect.id, prompts=(prompt,), params=params, principal=principal, tools=plan)
 
         return Exchange(service, model=body.model, prepare=prepare, dialect=dialect, stream=bool(body.stream))
 
@@ -40,10 +45,13 @@ def messages_router(service: Service) -> APIRouter:
         body.check()
         with service.admission.received(principal_of(request).name):
             async with service.model(body.model) as llm:
-                return {"input_tokens": len(await _prompt(llm, body))}
+                style = tool_format(llm.parts.chat_template, service.config.tools.tool_call_parser)
+                plan = body.tool_plan(style, may_decide=True)
+                return {"input_tokens": len(await _prompt(llm, body, plan))}
 
     return router
 
 
-async def _prompt(llm: ServedLLM, body: CountRequest) -> tuple[int, ...]:
-    return await chat_prompt(llm, body.turns(), continue_final_message=body.continues)
+async def _prompt(llm: ServedLLM, body: CountRequest, plan: ToolPlan) -> tuple[int, ...]:
+    messages, tools = plan.conversation(body.turns())
+    return await chat_prompt(llm, messages, continue_final_message=body.continues, tools=tools)

@@ -13,9 +13,11 @@ from steelyard.serve.generation import GenerationRequest
 from steelyard.serve.identity import new_id, unix_seconds
 from steelyard.serve.llm import ServedLLM
 from steelyard.serve.prompts import chat_prompt
+from steelyard.serve.protocol.response_items import Turn
 from steelyard.serve.protocol.responses import ResponseAnswer, ResponsesDialect, ResponsesRequest
 from steelyard.serve.routes.body import described, principal_of, read_body
 from steelyard.serve.service import Service
+from steelyard.serve.tools.formats import tool_format
 
 _MAX_STORED_CHARS = 1 << 25
 
@@ -33,20 +35,21 @@ def responses_router(service: Service) -> APIRouter:
         past = () if before is None else store.get(principal.name, before, "previous_response_id").turns
         turns = past + body.turns()
 
-        def keep(answer: ResponseAnswer, text: str) -> None:
+        def keep(answer: ResponseAnswer, turn: Turn) -> None:
             if body.store is not False:
-                grown = (*turns, {"role": "assistant", "content": text})
-                store.put(principal.name, answer["id"], StoredAnswer(body=answer, turns=grown))
+                store.put(principal.name, answer["id"], StoredAnswer(body=answer, turns=(*turns, turn)))
 
-        dialect = ResponsesDialect(
-            request=body, id=new_id("resp"), message_id=new_id("msg"), created=unix_seconds(), keep=keep
-        )
+        dialect = ResponsesDialect(request=body, id=new_id("resp"), created=unix_seconds(), keep=keep)
 
         async def prepare(llm: ServedLLM) -> GenerationRequest:
             told = () if body.instructions is None else ({"role": "system", "content": body.instructions},)
-            prompt = await chat_prompt(llm, told + turns)
-            params = body.params(llm.default_params)
-            return GenerationRequest(id=dialect.id, prompts=(prompt,), params=params, principal=principal)
+            config = service.config.tools
+            style = tool_format(llm.parts.chat_template, config.tool_call_parser)
+            plan = body.tool_plan(style, may_decide=config.enable_auto_tool_choice)
+            messages, tools = plan.conversation(told + turns)
+            prompt = await chat_prompt(llm, messages, tools=tools)
+            params = plan.params(body.params(llm.default_params), llm.tokenizer)
+            return GenerationRequest(id=dialect.id, prompts=(prompt,), params=params, principal=principal, tools=plan)
 
         return Exchange(
             service,
