@@ -17,6 +17,7 @@ from steelyard.reproduce.report import Reproduction
 REPRODUCTIONS: dict[str, str] = {
     "S01": "steelyard.reproduce.s01",
     "S06": "steelyard.reproduce.s06",
+    "S12": "steelyard.reproduce.s12",
     "S23": "steelyard.reproduce.s23",
     "S74": "steelyard.reproduce.s74",
 }
