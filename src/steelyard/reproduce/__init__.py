@@ -19,6 +19,7 @@ REPRODUCTIONS: dict[str, str] = {
     "S06": "steelyard.reproduce.s06",
     "S12": "steelyard.reproduce.s12",
     "S23": "steelyard.reproduce.s23",
+    "S39": "steelyard.reproduce.s39",
     "S74": "steelyard.reproduce.s74",
 }
 """System → module whose ``reproduce`` redoes it."""
