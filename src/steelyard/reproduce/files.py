@@ -14,9 +14,18 @@ def write_text_atomically(path: Path, text: str) -> None:
     Raises:
         StorageError: if the disk is full or the path cannot be written; an old file is then untouched.
     """
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` as :func:`write_text_atomically` does.
+
+    Raises:
+        StorageError: if the disk is full or the path cannot be written; an old file is then untouched.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, text)
+        _replace(path, content)
     except OSError as error:
         raise StorageError(
             f"cannot be written ({error.strerror or error})",
@@ -25,11 +34,11 @@ def write_text_atomically(path: Path, text: str) -> None:
         ) from error
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with part.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
