@@ -15,6 +15,7 @@ import asyncio
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from statistics import median, quantiles
@@ -37,7 +38,6 @@ MAX_MODEL_LEN = 2048
 PROMPT_MEDIAN, OUTPUT_MEDIAN, SPREAD = 300, 80, 0.8
 RATES_PER_S = (2.0, 5.0)  # of a quiet minute and of a busy one
 PHASE_S = 30.0
-WARM_UP = 2  # rounds of all requests at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +166,11 @@ def main() -> None:
 
 
 async def _on_this_machine(parts: Parts, coming: Sequence[Arrival]) -> Served:
-    busy = [Arrival(0.0, arrival.request) for arrival in coming]
-    for _ in range(WARM_UP):  # a cache page costs a millisecond when it is touched first, and never again
-        await serve(parts, TorchExecutor(parts.runner), busy)
+    # A page of the KV cache costs a millisecond when it is touched first, and never again: fill it once.
+    room = parts.engine_config.num_kv_blocks * parts.engine_config.block_size
+    sizes = accumulate(len(one.request.prompt_token_ids) + one.request.params.max_tokens for one in coming)
+    filling = sum(size <= room for size in sizes) + 1
+    await serve(parts, TorchExecutor(parts.runner), [Arrival(0.0, one.request) for one in coming[:filling]])
     return await serve(parts, TorchExecutor(parts.runner), coming)
 
 

@@ -23,9 +23,10 @@ SCHEDULE = ((signal.SIGKILL, 1), (signal.SIGSTOP, 1), (signal.SIGKILL, NUM_REPLI
 
 
 @pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A place that has died is filled again at once."""
+def _restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that has died is filled again at once, and no answer is given up, however slow this machine is."""
     monkeypatch.setattr("steelyard.serve.supervise.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("steelyard.serve.cluster.llm._SPARE_ATTEMPTS", 100)
 
 
 def body(rng: Random) -> dict[str, Any]:
@@ -68,7 +69,9 @@ async def streamed(http: httpx.AsyncClient, asked: dict[str, Any], leaves_after:
         async for line in answer.aiter_lines():
             if not line.startswith("data: {"):
                 continue
-            for choice in json.loads(line[6:])["choices"]:
+            event = json.loads(line[6:])
+            assert "choices" in event, event
+            for choice in event["choices"]:
                 index = choice["index"]
                 assert index not in ended, "something came after the end"
                 texts[index] = texts.get(index, "") + choice["text"]
@@ -93,7 +96,7 @@ async def one_client(http: httpx.AsyncClient, rng: Random, over: asyncio.Event) 
 
 
 async def killer(fleet: LiveFleet, rng: Random, over: asyncio.Event) -> None:
-    """Strike replicas that work, each time when all are there again: an answer that loses too many is given up."""
+    """Strike replicas that work, each time when all are there again."""
     for how, num_struck in SCHEDULE:
         await asyncio.sleep(rng.uniform(0.2, 0.6))
         pids = (await asyncio.to_thread(fleet.pids_of_busy))[:num_struck]
