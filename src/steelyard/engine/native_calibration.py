@@ -157,7 +157,7 @@ def _put_random(decoder: Decoder, path: str, quantiser: str, allocate: Callable[
     assert isinstance(linear, nn.Linear)
     num_rows, num_inputs = linear.weight.shape
     generator = torch.Generator().manual_seed(0)
-    # Few panels, as drawing them takes time; many enough that few tokens of a vocabulary are as likely as the likeliest.
+    # Few panels, as drawing takes time; enough that few tokens of a vocabulary are as likely as the likeliest.
     some_rows = min(_PANELS * PANEL_WIDTH, num_rows)
     some = PackedMatrix.from_float(torch.randn(some_rows, num_inputs, generator=generator) / num_inputs, quantiser)
     data = allocate(packed_bytes(some.format, num_rows, num_inputs))
