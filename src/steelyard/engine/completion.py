@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from steelyard.core.params import SamplingParams
@@ -24,6 +25,15 @@ class TextStream(Protocol):
 
 
 TextFactory = Callable[[SamplingParams], TextStream]
+
+
+@dataclass(slots=True)
+class Bookmark:
+    """How far somebody has read in a completion, from its beginning; :meth:`CompletionState.read` moves it."""
+
+    num_tokens: int = 0
+    num_pieces: int = 0
+    ended: bool = False
 
 
 class CompletionState:
@@ -50,7 +60,13 @@ class CompletionState:
             max_model_len=max_model_len,
         )
         self._pieces: list[str] = []
+        self._text, self._num_joined = "", 0  # the first pieces as one
         self._logprobs: list[SampledToken] | None = None if sequence.params.logprobs is None else []
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the output so far."""
+        return self.sequence.num_output_tokens
 
     def push(self, token: SampledToken) -> None:
         """Append a token; sets :attr:`finish_reason` if it is the last."""
@@ -75,13 +91,32 @@ class CompletionState:
 
     def snapshot(self) -> CompletionOutput:
         """Return what is known now."""
-        if len(self._pieces) > 1:
-            self._pieces = ["".join(self._pieces)]
+        self._text += "".join(self._pieces[self._num_joined :])
+        self._num_joined = len(self._pieces)
         return CompletionOutput(
             index=self.sequence.index,
-            text="".join(self._pieces),
+            text=self._text,
             token_ids=tuple(self.sequence.output),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
             logprobs=None if self._logprobs is None else tuple(self._logprobs),
         )
+
+    def read(self, mark: Bookmark) -> CompletionOutput | None:
+        """Return only what was added since ``mark``, which is moved; ``None`` if that is nothing.
+
+        Costs what was added, however long the completion is.
+        """
+        num_tokens, num_pieces, ended = self.num_tokens, len(self._pieces), self.finish_reason is not None
+        if num_tokens == mark.num_tokens and ended == mark.ended:
+            return None
+        added = CompletionOutput(
+            index=self.sequence.index,
+            text="".join(self._pieces[mark.num_pieces :]),
+            token_ids=tuple(self.sequence.tokens[self.sequence.num_prompt_tokens + mark.num_tokens :]),
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            logprobs=None if self._logprobs is None else tuple(self._logprobs[mark.num_tokens :]),
+        )
+        mark.num_tokens, mark.num_pieces, mark.ended = num_tokens, num_pieces, ended
+        return added

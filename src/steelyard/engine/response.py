@@ -38,7 +38,12 @@ class Response:
     @property
     def finished(self) -> bool:
         """Whether every completion has ended."""
-        return self.error is not None or all(c.finish_reason is not None for c in self.completions)
+        if self.error is not None:
+            return True
+        for completion in self.completions:  # asked for with every token: a generator would cost more than the answer
+            if completion.finish_reason is None:
+                return False
+        return True
 
     def note_scheduled(self, now_s: float, num_cached_tokens: int) -> None:
         """Record the first admission: when, and how much of the prompt the prefix cache held."""
@@ -100,21 +105,22 @@ class Response:
 
     async def next_output(self) -> RequestOutput:
         """Wait for news and return the cumulative output; the finished one at once. Raises like :meth:`outputs`."""
+        await self.news()
+        return self.snapshot()
+
+    async def news(self) -> bool:
+        """Wait for news, unless it has finished; return whether it has. Raises like :meth:`outputs`."""
         if not self.finished:
             await self._changed.wait()
             self._changed.clear()
-        return self._result() if self.finished else self.snapshot()
+        if self.error is not None:
+            raise self.error
+        return self.finished
 
     async def result(self) -> RequestOutput:
         """Wait for the end and return the finished output; raises like :meth:`outputs`."""
-        while not self.finished:
-            await self._changed.wait()
-            self._changed.clear()
-        return self._result()
-
-    def _result(self) -> RequestOutput:
-        if self.error is not None:
-            raise self.error
+        while not await self.news():
+            pass
         return self.snapshot()
 
     def _all_prompt_logprobs(self) -> tuple[SampledToken | None, ...] | None:
