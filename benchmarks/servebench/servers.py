@@ -27,12 +27,16 @@ LOOK_S = 0.005
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
+# Our server with another executor; see the file.
+SCRIPT = ("{python}", "{here}/instrumented_server.py", "--port", "{port}", "--threads", "{threads}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSpec:
     """A server with a model.
 
     Attributes:
-        command: starts it, with ``{python}``, ``{bin}``, ``{model}``, ``{port}``, ``{threads}``, ``{seats}``,
+        command: starts it, with ``{python}``, ``{here}`` (this folder), ``{model}``, ``{port}``, ``{threads}``, ``{seats}``,
             ``{context}`` (tokens of a request) and ``{all_context}`` (of all seats).
         environment: ``None`` for the one that runs the benchmark.
         model: one that ``peers.py setup`` makes; ``None`` for the default model's file.
@@ -192,7 +196,7 @@ def needed_program(name: str) -> str:
 def _words(spec: ServerSpec, shape: Shape, cache: Cache, port: int) -> dict[str, str]:
     programs = Path(sys.executable).parent if spec.environment is None else cache.bin(spec.environment)
     return {
-        "bin": str(programs),
+        "here": str(Path(__file__).parent),
         "python": str(programs / "python"),
         "model": str(source_model() if spec.model is None else cache.model(spec.model)),
         "port": str(port),
