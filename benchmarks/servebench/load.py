@@ -56,7 +56,7 @@ class Figures:
     server_cores: float = 0.0
 
 
-class Contender(Protocol):
+class Taker(Protocol):
     """Takes load, and stands still in between."""
 
     def take(self, load: Load, seed: int) -> Figures:
@@ -201,17 +201,17 @@ def figures_of(told: Mapping[str, Any], load: Load, server_s: float) -> Figures:
 
 
 def take_turns(
-    contenders: Mapping[str, Contender], loads: Sequence[Load], repeats: int
+    takers: Mapping[str, Taker], loads: Sequence[Load], repeats: int
 ) -> tuple[dict[tuple[str, int], list[Figures]], dict[str, str]]:
     """Return figures by contender and users, one per round, and why some are missing; the first round is a warm-up."""
     figures: dict[tuple[str, int], list[Figures]] = {}
     failures: dict[str, str] = {}
     for round_ in range(-1, repeats):
         for load in loads:
-            for name in [name for name in contenders if f"{name}, {load.users} users" not in failures]:
+            for name in [name for name in takers if f"{name}, {load.users} users" not in failures]:
                 sent = load if round_ >= 0 else warm_up(load)
                 try:
-                    taken = contenders[name].take(sent, seed=1000 * load.users + round_ + 1)
+                    taken = takers[name].take(sent, seed=1000 * load.users + round_ + 1)
                 except PeerError as error:
                     failures[f"{name}, {load.users} users"] = str(error)
                     continue
