@@ -123,27 +123,40 @@ def place_anywhere(
 
 
 def place_in_machine(
-    question: Question, devices: float, prefill: Sequence[Instance], decode: Sequence[Instance]
+    question: Question, devices: int, prefill: Sequence[Instance], decode: Sequence[Instance]
 ) -> Placement[Instance, Instance]:
-    """Return the best division of one machine, where only its own links are fast enough (DistServe's algorithm 2).
+    """Return the best pools where only the links within a machine are fast enough (DistServe's algorithm 2).
 
-    Every division is one kind of instance for each phase, in the numbers that serve most.
+    Both phases of the same layers share a machine: either both instances fit into one, or they have equally many
+    stages, and a machine holds the same stages of both. It holds one kind for each phase, in the numbers that serve
+    most.
+
+    Args:
+        question: what to ask.
+        devices: of a machine, each with the price 1.
+        prefill: what may compute prompts; its price is its number of devices.
+        decode: what may compute the rest, likewise.
 
     Raises:
         InputError: if no instance of a phase meets its objective, or none of both fits.
     """
     first, second = _kinds(prefill, question.prefill), _kinds(decode, question.decode)
     place(1.0, first, second)  # says which phase cannot be served
-    fitting = [(one, other) for one in first for other in second if one.price + other.price <= devices]
+    able = [(one, other) for one in first for other in second if one.goodput_per_s > 0 and other.goodput_per_s > 0]
+    pairs = [(_room(devices, one.what, other.what), one, other) for one, other in able]
+    fitting = [split(room, one, other) for room, one, other in pairs if one.price + other.price <= room]
     if not fitting:
-        one, other = min(first, key=_price), min(second, key=_price)
-        return split(devices, one, other)
-    return max((split(devices, one, other) for one, other in fitting), key=lambda found: found.goodput_per_s)
+        least = min(one.price + other.price for _, one, other in pairs)
+        problem = f"the phases share no machine of {devices} devices; the smallest pair that meets both takes {least:g}"
+        raise InputError(problem, field="devices", remedy="Allow larger machines, or use a network that reaches further")
+    return max(fitting, key=lambda found: found.goodput_per_s / found.price)
+
+
+def _room(devices: int, prefill: Instance, decode: Instance) -> int:
+    """Return the devices of the machines that a pair spans: one for each stage if stages can be paired."""
+    return devices * (prefill.stages if prefill.stages == decode.stages else 1)
 
 
 def _kinds(instances: Sequence[Instance], goodput_per_s: Callable[[Instance], float]) -> list[Kind[Instance]]:
     return kinds(instances, lambda instance: instance.price, goodput_per_s)
 
-
-def _price(kind: Kind[Instance]) -> float:
-    return kind.price
