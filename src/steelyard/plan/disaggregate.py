@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from steelyard.core.errors import InputError, ParamsError
 from steelyard.plan.goodput import goodput
 from steelyard.plan.phases import Instance, Limits, Link, Pool, serve_apart
 from steelyard.plan.place import Kind, Placement, kinds, place, split
@@ -27,11 +28,14 @@ class Workload:
 
     Attributes:
         lengths: draws prompts and answers.
-        slo: objective of a request.
+        slo: objective of a request: a time to the first token and one for each further token.
         share: of the requests that must be within it.
         count: requests per simulation, at least.
         duration_s: of a simulation's arrivals, at least: long enough for what is served to be what comes.
         seed: of times and lengths.
+
+    Raises:
+        ParamsError: if one of the two bounds is missing: some rate must be too high for each phase.
     """
 
     lengths: Lengths
@@ -40,6 +44,11 @@ class Workload:
     count: int = 300
     duration_s: float = 20.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("ttft_s", "tpot_s"):
+            if getattr(self.slo, name) is None:
+                raise ParamsError("there is no bound", field=name, remedy="Give seconds above 0")
 
     def trace(self, rate_per_s: float) -> Trace:
         """Return the requests, coming by a Poisson process of this rate."""
@@ -95,6 +104,7 @@ class Question:
 
     def _is_decode_met(self, pool: Pool, trace: Trace) -> bool:
         bound = self.workload.slo.tpot_s
+        assert bound is not None, "a workload has both bounds"
         rest = [
             TraceRequest(one.arrival_s, one.num_prompt_tokens + 1, one.num_output_tokens - 1)
             for one in trace.requests
@@ -102,7 +112,7 @@ class Question:
         ]
         waits = [self.link.seconds(one.num_prompt_tokens - 1) for one in rest]
         held = [
-            one.e2e_s is not None and (bound is None or (one.e2e_s + wait) / one.num_output_tokens <= bound)
+            one.e2e_s is not None and (one.e2e_s + wait) / one.num_output_tokens <= bound
             for one, wait in zip(pool.decode(rest), waits, strict=True)
         ]
         return sum(held) >= self.workload.share * len(held)
