@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from random import Random
 
 from steelyard.core.errors import InputError, ParamsError
 from steelyard.plan.goodput import goodput
 from steelyard.plan.phases import Instance, Limits, Link, Pool, serve_apart
-from steelyard.plan.place import Kind, Placement, kinds, place, split
+from steelyard.plan.place import Group, Kind, Placement, kinds, place, split
 from steelyard.sim.result import RequestRecord, Slo
 from steelyard.sim.traces.synthetic import Lengths, SyntheticConfig, synthetic_trace
 from steelyard.sim.traces.types import Trace, TraceRequest
@@ -60,6 +61,19 @@ class Workload:
         """Whether enough requests were served within an objective, the workload's own by default."""
         return sum(map((slo or self.slo).holds, records)) >= self.share * len(records)
 
+    def tightest(self, records: Sequence[RequestRecord]) -> float:
+        """Return the factor by which both bounds may shrink (below 1) or must grow to be met; infinite if none does."""
+        factors = sorted(map(self._needed, records))
+        return factors[math.ceil(self.share * len(factors)) - 1]
+
+    def _needed(self, record: RequestRecord) -> float:
+        """Return by how much a request takes up the bounds, the one it takes up most."""
+        assert self.slo.ttft_s is not None
+        assert self.slo.tpot_s is not None
+        if not record.is_done or record.ttft_s is None:
+            return math.inf
+        return max(record.ttft_s / self.slo.ttft_s, (record.tpot_s or 0.0) / self.slo.tpot_s)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
@@ -90,14 +104,26 @@ class Question:
         pool = self._pool(instance)
         return self._highest(lambda trace: self._is_decode_met(pool, trace))
 
-    def apart(self, placement: Placement[Instance, Instance]) -> float:
-        """Return requests per second of two pools, both objectives counted."""
+    def apart(self, placement: Placement[Instance, Instance], start_per_s: float | None = None) -> float:
+        """Return requests per second of two pools, both objectives counted.
+
+        Args:
+            placement: of instances in their numbers.
+            start_per_s: where the search begins; ``None`` for what the placement's phases promise.
+        """
+        serve = self._serve_apart(placement)
+        start = placement.goodput_per_s if start_per_s is None else start_per_s
+        return self._highest(lambda trace: self.workload.is_met(serve(trace)), start)
+
+    def records_apart(self, placement: Placement[Instance, Instance], rate_per_s: float) -> list[RequestRecord]:
+        """Return what becomes of requests at a rate where two pools serve them."""
+        return self._serve_apart(placement)(self.workload.trace(rate_per_s))
+
+    def _serve_apart(self, placement: Placement[Instance, Instance]) -> Callable[[Trace], list[RequestRecord]]:
         first, second = (
             replace(self._pool(group.kind.what), count=group.count) for group in (placement.prefill, placement.decode)
         )
-        return self._highest(
-            lambda trace: self.workload.is_met(serve_apart(trace, first, second, self.link)), placement.goodput_per_s
-        )
+        return lambda trace: serve_apart(trace, first, second, self.link)
 
     def _highest(self, is_met: Callable[[Trace], bool], start_per_s: float = 1.0) -> float:
         return goodput(lambda rate: is_met(self.workload.trace(rate)), start_per_s=start_per_s, tolerance=_TOLERANCE)
@@ -119,6 +145,27 @@ class Question:
 
     def _pool(self, instance: Instance, schedule: str = "fcfs") -> Pool:
         return Pool(instance=instance, count=1, limits=self.limits, schedule=schedule)
+
+
+def within(lengths: Lengths, limits: Limits) -> Lengths:
+    """Return lengths cut to what an engine takes: at most nine tenths for the prompt, the rest for the answer."""
+    longest = limits.max_model_len * 9 // 10
+
+    def draw(rng: Random) -> tuple[int, int]:
+        prompt, output = lengths(rng)
+        prompt = min(prompt, longest)
+        return prompt, min(output, limits.max_model_len - prompt)
+
+    return draw
+
+
+def pools(prefill: Instance, decode: Instance, counts: tuple[int, int]) -> Placement[Instance, Instance]:
+    """Return given instances in given numbers, what they serve not known."""
+    groups = [
+        Group(kind=Kind(what=one, price=one.price, goodput_per_s=math.nan), count=count)
+        for one, count in zip((prefill, decode), counts, strict=True)
+    ]
+    return Placement(prefill=groups[0], decode=groups[1], runners_up=(None, None))
 
 
 def place_anywhere(
@@ -158,7 +205,9 @@ def place_in_machine(
     if not fitting:
         least = min(one.price + other.price for _, one, other in pairs)
         problem = f"the phases share no machine of {devices} devices; the smallest pair that meets both takes {least:g}"
-        raise InputError(problem, field="devices", remedy="Allow larger machines, or use a network that reaches further")
+        raise InputError(
+            problem, field="devices", remedy="Allow larger machines, or use a network that reaches further"
+        )
     return max(fitting, key=lambda found: found.goodput_per_s / found.price)
 
 
@@ -169,4 +218,3 @@ def _room(devices: int, prefill: Instance, decode: Instance) -> int:
 
 def _kinds(instances: Sequence[Instance], goodput_per_s: Callable[[Instance], float]) -> list[Kind[Instance]]:
     return kinds(instances, lambda instance: instance.price, goodput_per_s)
-
