@@ -21,6 +21,7 @@ from steelyard.sim.traces.types import Trace, TraceRequest
 
 _TOLERANCE = 0.05
 _FOREVER_S = 1e12
+_QUEUES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,8 @@ class Workload:
         slo: objective of a request: a time to the first token and one for each further token.
         share: of the requests that must be within it.
         count: requests per simulation, at least.
-        duration_s: of a simulation's arrivals, at least: long enough for what is served to be what comes.
+        duration_s: of a simulation's arrivals, at least: long enough for what is served to be what comes. The bound on
+            the first token, ten times over, is the least in any case: what waits at the end is then a tenth.
         seed: of times and lengths.
 
     Raises:
@@ -53,7 +55,9 @@ class Workload:
 
     def trace(self, rate_per_s: float) -> Trace:
         """Return the requests, coming by a Poisson process of this rate."""
-        count = max(self.count, math.ceil(rate_per_s * self.duration_s))
+        assert self.slo.ttft_s is not None
+        duration_s = max(self.duration_s, _QUEUES * self.slo.ttft_s)
+        count = max(self.count, math.ceil(rate_per_s * duration_s))
         config = SyntheticConfig(rate=rate_per_s, count=count, duration_s=_FOREVER_S)
         return synthetic_trace(config, self.lengths, self.seed)
 

@@ -2,7 +2,9 @@
 
 Steps take what the authors' profiles say, of their own engine's kernels and of vLLM's of then. Against the latter the
 gain is large; the rows with equal kernels say how much of it is the separation's. Lengths are drawn around the
-published means; there is no profile of OPT-175B.
+published means: 15 % of the prompts like ShareGPT's are longer than OPT-13B on one A100, by vLLM's kernels, computes in
+the objective's time, so nothing is served within it there. Several machines are compared with one instance for both
+phases, whose arrivals are less even. There is no profile of OPT-175B.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ CASES = (
         slo=Slo(ttft_s=2.5, tpot_s=0.15),
         prefill=(4, 1),
         decode=(2, 2),
-        counts=((1, 1), (4, 3)),
+        counts=((1, 1),),
         vllm=(4,),
         same=(4, 2),
     ),
@@ -95,7 +97,7 @@ CASES = (
         slo=Slo(ttft_s=15.0, tpot_s=0.15),
         prefill=(4, 1),
         decode=(2, 2),
-        counts=((1, 1), (5, 3)),
+        counts=((1, 1),),
         vllm=(4,),
         same=(4, 2),
     ),
