@@ -33,9 +33,12 @@ Lengths = list[tuple[int, int]]
 
 
 def tolerance(dtype: torch.dtype, isa: str) -> float:
-    """The reference reads what the cache holds; bfloat16 products round queries and weights too, int8 ones less."""
+    """The reference reads what the cache holds; bfloat16 products round queries and weights too, int8 ones less.
+
+    Values reach 5 here, of which queries and weights of 16 bits may miss 6e-5.
+    """
     if dtype is torch.int8 and isa in ("avx512_vnni", "avx512_bf16"):
-        return 1e-4
+        return 3e-4
     return 1.5e-2 if dtype is torch.bfloat16 and isa == "avx512_bf16" else 5e-6
 
 

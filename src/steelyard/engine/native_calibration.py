@@ -55,6 +55,7 @@ _BLOCK = 16
 _FILL = 60  # as every byte of a cache: numbers of about 0.01
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 100
 _MANY = 16
+_PANELS = 64
 _HIDDEN, _FEED_FORWARD, _HEADS, _KV_HEADS = 768, 2048, 12, 4
 _VOCABULARY, _SMALL_VOCABULARY = 32_768, 2048
 _PROMPT, _SEQUENCES, _CONTEXT = 512, 32, 512
@@ -136,7 +137,7 @@ def _depth(num_bytes: float, least_bytes: float, most_bytes: float) -> int:
 
 
 def random_decoder(config: ModelConfig) -> Decoder:
-    """Return a decoder of packed random weights, each matrix in memory of its own; its panels are all alike."""
+    """Return a decoder of packed random weights, each matrix in memory of its own: some panels, again and again."""
     with torch.device("meta"):
         decoder = Decoder(config)
     allocate = HugePageArena()
@@ -156,10 +157,13 @@ def _put_random(decoder: Decoder, path: str, quantiser: str, allocate: Callable[
     assert isinstance(linear, nn.Linear)
     num_rows, num_inputs = linear.weight.shape
     generator = torch.Generator().manual_seed(0)
-    panel = PackedMatrix.from_float(torch.randn(PANEL_WIDTH, num_inputs, generator=generator) / num_inputs, quantiser)
-    data = allocate(packed_bytes(panel.format, num_rows, num_inputs))
-    data.view(-1, panel.num_bytes).copy_(panel.data)
-    put_packed(decoder, path, PackedMatrix(data, panel.format, num_rows, num_inputs))
+    # Few panels, as drawing takes time; enough that few tokens of a vocabulary are as likely as the likeliest.
+    some_rows = min(_PANELS * PANEL_WIDTH, num_rows)
+    some = PackedMatrix.from_float(torch.randn(some_rows, num_inputs, generator=generator) / num_inputs, quantiser)
+    data = allocate(packed_bytes(some.format, num_rows, num_inputs))
+    for rows in data.split(some.num_bytes):
+        rows.copy_(some.data[: len(rows)])
+    put_packed(decoder, path, PackedMatrix(data, some.format, num_rows, num_inputs))
 
 
 def _beginning(decoder: Decoder, config: ModelConfig) -> Decoder:
