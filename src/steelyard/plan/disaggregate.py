@@ -14,7 +14,7 @@ from random import Random
 from steelyard.core.errors import InputError, ParamsError
 from steelyard.plan.goodput import goodput
 from steelyard.plan.phases import Instance, Limits, Link, Pool, serve_apart
-from steelyard.plan.place import Group, Kind, Placement, kinds, place, split
+from steelyard.plan.place import Group, Kind, Placement, split
 from steelyard.sim.result import RequestRecord, Slo
 from steelyard.sim.traces.synthetic import Lengths, SyntheticConfig, synthetic_trace
 from steelyard.sim.traces.types import Trace, TraceRequest
@@ -67,10 +67,10 @@ class Workload:
 
     def tightest(self, records: Sequence[RequestRecord]) -> float:
         """Return the factor by which both bounds may shrink (below 1) or must grow to be met; infinite if none does."""
-        factors = sorted(map(self._needed, records))
+        factors = sorted(map(self._factor, records))
         return factors[math.ceil(self.share * len(factors)) - 1]
 
-    def _needed(self, record: RequestRecord) -> float:
+    def _factor(self, record: RequestRecord) -> float:
         """Return by how much a request takes up the bounds, the one it takes up most."""
         assert self.slo.ttft_s is not None
         assert self.slo.tpot_s is not None
@@ -132,20 +132,32 @@ class Question:
     def _highest(self, is_met: Callable[[Trace], bool], start_per_s: float = 1.0) -> float:
         return goodput(lambda rate: is_met(self.workload.trace(rate)), start_per_s=start_per_s, tolerance=_TOLERANCE)
 
+    def decode_tpot_s(self, instance: Instance, rate_per_s: float) -> list[float]:
+        """Return what each further token takes at a rate, a value per request that has any; infinite if it ends."""
+        return self._decode_tpot_s(self._pool(instance), self.workload.trace(rate_per_s))
+
+    def prefill_ttft_s(self, instance: Instance, rate_per_s: float) -> list[float]:
+        """Return what the first token takes at a rate, a value per request; infinite if it never comes."""
+        records = self._pool(instance).prefill(self.workload.trace(rate_per_s))
+        return [math.inf if record.ttft_s is None else record.ttft_s for record in records]
+
     def _is_decode_met(self, pool: Pool, trace: Trace) -> bool:
         bound = self.workload.slo.tpot_s
         assert bound is not None, "a workload has both bounds"
+        times = self._decode_tpot_s(pool, trace)
+        return sum(time <= bound for time in times) >= self.workload.share * len(times)
+
+    def _decode_tpot_s(self, pool: Pool, trace: Trace) -> list[float]:
         rest = [
             TraceRequest(one.arrival_s, one.num_prompt_tokens + 1, one.num_output_tokens - 1)
             for one in trace.requests
             if one.num_output_tokens > 1
         ]
         waits = [self.link.seconds(one.num_prompt_tokens - 1) for one in rest]
-        held = [
-            one.e2e_s is not None and (one.e2e_s + wait) / one.num_output_tokens <= bound
+        return [
+            math.inf if one.e2e_s is None else (one.e2e_s + wait) / one.num_output_tokens
             for one, wait in zip(pool.decode(rest), waits, strict=True)
         ]
-        return sum(held) >= self.workload.share * len(held)
 
     def _pool(self, instance: Instance, schedule: str = "fcfs") -> Pool:
         return Pool(instance=instance, count=1, limits=self.limits, schedule=schedule)
@@ -172,19 +184,8 @@ def pools(prefill: Instance, decode: Instance, counts: tuple[int, int]) -> Place
     return Placement(prefill=groups[0], decode=groups[1], runners_up=(None, None))
 
 
-def place_anywhere(
-    question: Question, rate_per_s: float, prefill: Sequence[Instance], decode: Sequence[Instance]
-) -> Placement[Instance, Instance]:
-    """Return the best pools where links carry keys and values between any two devices (DistServe's algorithm 1).
-
-    Raises:
-        InputError: if no instance of a phase meets its objective.
-    """
-    return place(rate_per_s, _kinds(prefill, question.prefill), _kinds(decode, question.decode))
-
-
 def place_in_machine(
-    question: Question, devices: int, prefill: Sequence[Instance], decode: Sequence[Instance]
+    devices: int, prefill: Sequence[Kind[Instance]], decode: Sequence[Kind[Instance]]
 ) -> Placement[Instance, Instance]:
     """Return the best pools where only the links within a machine are fast enough (DistServe's algorithm 2).
 
@@ -193,32 +194,32 @@ def place_in_machine(
     most.
 
     Args:
-        question: what to ask.
-        devices: of a machine, each with the price 1.
-        prefill: what may compute prompts; its price is its number of devices.
-        decode: what may compute the rest, likewise.
+        devices: of a machine.
+        prefill: kinds for prompts, of the machine's devices; one at least serves something.
+        decode: kinds for the rest, likewise.
 
     Raises:
-        InputError: if no instance of a phase meets its objective, or none of both fits.
+        InputError: if no pair fits.
     """
-    first, second = _kinds(prefill, question.prefill), _kinds(decode, question.decode)
-    place(1.0, first, second)  # says which phase cannot be served
-    able = [(one, other) for one in first for other in second if one.goodput_per_s > 0 and other.goodput_per_s > 0]
-    pairs = [(_room(devices, one.what, other.what), one, other) for one, other in able]
-    fitting = [split(room, one, other) for room, one, other in pairs if one.price + other.price <= room]
+    pairs = [(one, other) for one in prefill for other in decode if one.goodput_per_s > 0 and other.goodput_per_s > 0]
+    fitting = [(one, other) for one, other in pairs if _needed(one, other) <= _spanned(devices, one, other)]
     if not fitting:
-        least = min(one.price + other.price for _, one, other in pairs)
-        problem = f"the phases share no machine of {devices} devices; the smallest pair that meets both takes {least:g}"
-        raise InputError(
-            problem, field="devices", remedy="Allow larger machines, or use a network that reaches further"
-        )
-    return max(fitting, key=lambda found: found.goodput_per_s / found.price)
+        least = min(_needed(one, other) for one, other in pairs)
+        problem = f"the phases share no machine of {devices} devices; the smallest pair that meets both takes {least}"
+        raise InputError(problem, field="devices", remedy="Allow larger machines, or a network of high affinity")
+    found = [split(_room(devices, one, other), one, other) for one, other in fitting]
+    return max(found, key=lambda placed: placed.goodput_per_s / placed.price)
 
 
-def _room(devices: int, prefill: Instance, decode: Instance) -> int:
+def _needed(prefill: Kind[Instance], decode: Kind[Instance]) -> int:
+    return prefill.what.num_devices + decode.what.num_devices
+
+
+def _spanned(devices: int, prefill: Kind[Instance], decode: Kind[Instance]) -> int:
     """Return the devices of the machines that a pair spans: one for each stage if stages can be paired."""
-    return devices * (prefill.stages if prefill.stages == decode.stages else 1)
+    return devices * (prefill.what.stages if prefill.what.stages == decode.what.stages else 1)
 
 
-def _kinds(instances: Sequence[Instance], goodput_per_s: Callable[[Instance], float]) -> list[Kind[Instance]]:
-    return kinds(instances, lambda instance: instance.price, goodput_per_s)
+def _room(devices: int, prefill: Kind[Instance], decode: Kind[Instance]) -> float:
+    """Return what the devices cost that a pair may take."""
+    return _spanned(devices, prefill, decode) * prefill.price / prefill.what.num_devices

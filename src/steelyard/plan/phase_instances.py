@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import Enum
 
 from steelyard.core.errors import InputError
@@ -52,6 +52,7 @@ def profiled_instance(model: str, engine: str, tp: int, pp: int = 1) -> Instance
         steps=distserve_steps(model, engine, tp),
         num_kv_tokens=distserve_kv_tokens(model, tp, pp),
         stages=pp,
+        num_devices=tp * pp,
         price=tp * pp,
     )
 
@@ -74,7 +75,7 @@ def profiled_kv_bytes(model: str) -> int:
 
 
 def modelled_instances(
-    model: ModelShape, device: CatalogueDevice, max_devices: int, min_kv_tokens: int, price: Callable[[int], float]
+    model: ModelShape, device: CatalogueDevice, max_devices: int, min_kv_tokens: int, price: float
 ) -> list[Instance]:
     """Return the instances of like devices that hold a model and a context, by the roofline; perhaps none.
 
@@ -85,7 +86,7 @@ def modelled_instances(
         device: of all.
         max_devices: of an instance.
         min_kv_tokens: that the cache of each pipeline stage's share of batches has room for.
-        price: of so many devices.
+        price: of a device.
     """
     return [
         Instance(
@@ -93,7 +94,8 @@ def modelled_instances(
             steps=ParallelSteps(model=model, device=device, tp=tp, pp=pp),
             num_kv_tokens=room,
             stages=pp,
-            price=price(tp * pp),
+            num_devices=tp * pp,
+            price=tp * pp * price,
         )
         for tp, pp in _degrees(model, max_devices)
         if (room := kv_room(model, device, tp * pp)) >= pp * min_kv_tokens

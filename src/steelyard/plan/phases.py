@@ -37,6 +37,7 @@ class Instance:
         num_kv_tokens: that its devices have room for, together.
         stages: of its pipeline. They are taken never to wait for each other: ``stages`` batches are under way at once,
             each with its part of the room, as if on an engine of its own.
+        num_devices: of all stages together.
         price: of one in what is scarce.
     """
 
@@ -44,6 +45,7 @@ class Instance:
     steps: StepModel
     num_kv_tokens: int
     stages: int = 1
+    num_devices: int = 1
     price: float = 1.0
 
 
