@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.core.errors import InputError
-from steelyard.cost.fitted import FittedSteps, Polynomial, distserve_steps
+from steelyard.cost.fitted import FittedSteps, Polynomial, distserve_kv_tokens, distserve_steps
 from steelyard.cost.roofline import StepShape
 
 STEPS = FittedSteps(
@@ -46,6 +46,15 @@ def test_the_published_profiles_are_there_and_more_devices_are_faster():
     expected_ms = 18.102546 + 0.10191226 * 1024 + 7.1222643e-06 * 1024**2
     one = distserve_steps("opt-13b", "distserve", 1).estimate(StepShape.of((1024, 1024)))
     assert one.seconds == pytest.approx(1e-3 * expected_ms)
+
+
+def test_room_grows_with_devices_and_what_nobody_stated_is_refused():
+    assert distserve_kv_tokens("opt-66b", 2, 2) == 78512
+    assert distserve_kv_tokens("opt-66b", 2, 1) < distserve_kv_tokens("opt-66b", 4, 1)
+    with pytest.raises(InputError, match="tp1pp2"):
+        distserve_kv_tokens("opt-66b", 1, 1)
+    with pytest.raises(InputError, match="Use opt-13b, opt-66b"):
+        distserve_kv_tokens("opt-30b", 1, 1)
 
 
 def test_what_nobody_measured_is_refused():

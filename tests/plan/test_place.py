@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.core.errors import InputError, ParamsError
-from steelyard.plan.place import Kind, kinds, place, place_pairs, split
+from steelyard.plan.place import Kind, kinds, place, split
 
 PREFILL = {1: 2.0, 2: 5.0, 4: 8.0}  # devices → requests per second
 DECODE = {1: 1.0, 2: 1.5, 4: 6.0}
@@ -24,10 +24,6 @@ def test_each_phase_takes_what_serves_most_per_device():
     assert found.price == 12.0
     assert found.goodput_per_s == 10.0
     assert [kind and kind.what for kind in found.runners_up] == [1, 1]
-
-
-def test_pairs_are_chosen_alike():
-    assert place_pairs(9.0, known(DECODE)).count == 2
 
 
 def test_a_phase_that_cannot_be_served_is_named():

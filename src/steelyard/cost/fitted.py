@@ -10,6 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Any, final
 
@@ -19,6 +20,7 @@ from steelyard.cost.roofline import StepShape
 
 _MS = 1e-3
 _FILE = "distserve_a100_80gb.toml"
+_ROOMS = "kv_tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +96,38 @@ def distserve_steps(model: str, engine: str, tp: int) -> FittedSteps:
     return profiles[key]
 
 
+def distserve_kv_tokens(model: str, tp: int, pp: int) -> int:
+    """Return the tokens that the published profile's KV cache has room for, in all stages together.
+
+    Args:
+        model: ``opt-13b`` or ``opt-66b``.
+        tp: tensor-parallel degree.
+        pp: pipeline-parallel degree.
+
+    Raises:
+        InputError: if it was not stated; it lists what was.
+    """
+    rooms: Mapping[str, int] = _table()[_ROOMS].get(model, {})
+    degrees = f"tp{tp}pp{pp}"
+    if degrees not in rooms:
+        known = ", ".join(rooms) or ", ".join(_table()[_ROOMS])
+        raise InputError(f"there is no KV room of {model} {degrees}", field="profile", remedy=f"Use {known}")
+    return rooms[degrees]
+
+
 def _profiles() -> dict[tuple[str, str, int], FittedSteps]:
-    table = tomllib.loads(resources.files("steelyard.cost").joinpath("data", _FILE).read_text(encoding="utf-8"))
     return {
         (model, engine, int(tp.removeprefix("tp"))): _steps(entry)
-        for model, engines in table.items()
+        for model, engines in _table().items()
+        if model != _ROOMS
         for engine, degrees in engines.items()
         for tp, entry in degrees.items()
     }
+
+
+@cache
+def _table() -> Mapping[str, Any]:
+    return tomllib.loads(resources.files("steelyard.cost").joinpath("data", _FILE).read_text(encoding="utf-8"))
 
 
 def _steps(entry: Mapping[str, Any]) -> FittedSteps:

@@ -2,8 +2,9 @@
 
 Each phase takes the kind of instance that serves most requests per unit of what is scarce (devices, money, watts), in
 as many instances as the rate needs: DistServe's algorithm 1, for machines whose links carry the KV cache anywhere.
-Where only links within a machine do, the two phases of an instance must share one: algorithm 2, here the same choice
-among pairs that fit a machine. Splitwise's design of clusters is the choice among kinds with a budget, not a rate.
+Where only links within a machine do, the two phases of an instance must share one: algorithm 2, here the best division
+of a machine (:func:`split`) among pairs that fit it. Splitwise's design of clusters is the choice among kinds with a
+budget, not a rate.
 
 What an instance can do is asked of whoever simulates it; nothing here knows a model or a device.
 """
@@ -104,11 +105,6 @@ def place(rate_per_s: float, prefill: list[Kind[P]], decode: list[Kind[D]]) -> P
     """
     groups = (_group("prefill", rate_per_s, prefill), _group("decode", rate_per_s, decode))
     return Placement(prefill=groups[0], decode=groups[1], runners_up=(_second(prefill), _second(decode)))
-
-
-def place_pairs(rate_per_s: float, pairs: list[Kind[P]]) -> Group[P]:
-    """Return the best pairs for a rate, where both phases of an instance share a machine; raises as :func:`place`."""
-    return _group("pair", rate_per_s, pairs)
 
 
 def split(budget: float, prefill: Kind[P], decode: Kind[D]) -> Placement[P, D]:

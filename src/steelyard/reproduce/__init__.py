@@ -23,6 +23,7 @@ REPRODUCTIONS: dict[str, str] = {
     "S23": "steelyard.reproduce.s23",
     "S39": "steelyard.reproduce.s39",
     "S43": "steelyard.reproduce.s43",
+    "S53": "steelyard.reproduce.s53",
     "S64": "steelyard.reproduce.s64",
     "S74": "steelyard.reproduce.s74",
 }
