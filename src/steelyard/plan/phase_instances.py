@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import Enum
 
 from steelyard.core.errors import InputError
@@ -57,15 +58,20 @@ def profiled_instance(model: str, engine: str, tp: int, pp: int = 1) -> Instance
     )
 
 
-def profiled_instances(model: str, engine: str = "distserve") -> list[Instance]:
-    """Return all instances of up to eight devices that :func:`profiled_instance` knows of a model.
+def profiled_instances(model: str, price: float) -> list[Instance]:
+    """Return all instances of up to eight devices with DistServe's kernels.
+
+    Args:
+        model: one of :data:`PROFILED_MODELS`.
+        price: of a device.
 
     Raises:
         InputError: if the model was not profiled.
     """
     if model not in _PROFILED_DEGREES:
         raise InputError(f"{model} was not profiled", field="model", remedy=f"Use {', '.join(PROFILED_MODELS)}")
-    return [profiled_instance(model, engine, tp, pp) for tp, pp in _PROFILED_DEGREES[model]]
+    found = [profiled_instance(model, "distserve", tp, pp) for tp, pp in _PROFILED_DEGREES[model]]
+    return [replace(one, price=price * one.num_devices) for one in found]
 
 
 def profiled_kv_bytes(model: str) -> int:
