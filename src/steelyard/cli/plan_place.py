@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -79,6 +78,7 @@ def place(
         check_at_least(name, number, 1)
     if not 0 < share <= 1:
         raise ParamsError(f"{share:g} is no share", field="share", remedy="Give a number above 0, at most 1")
+    model = pick({one: one for one in _MODELS}, model, field="model")
     affinity = pick({one.value: one for one in Affinity}, network, field="network")
     scarce = pick({one.value: one for one in Scarce}, objective, field="objective")
     names = device or [PROFILED_DEVICE]

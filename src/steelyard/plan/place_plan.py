@@ -84,12 +84,8 @@ class PlacePlan:
         return self.value / best if best > 0 else None
 
 
-def plan_place(job: PlaceJob, told: Callable[[str], None] = lambda _: None) -> PlacePlan:
+def plan_place(job: PlaceJob) -> PlacePlan:
     """Return the best pools for a job.
-
-    Args:
-        job: what to place.
-        told: what is simulated now.
 
     Raises:
         InputError: if no instance fits, or none meets a bound (it says which bound the quickest would meet), or no
@@ -98,18 +94,17 @@ def plan_place(job: PlaceJob, told: Callable[[str], None] = lambda _: None) -> P
     if not job.instances:
         raise InputError("no instance holds the model and a context", field="model", remedy="Allow more devices each")
     asked = job.question
-    prefill = _rated(job, "prefill", asked.prefill, told)
+    prefill = _rated(job, asked.prefill)
     if not prefill[0].goodput_per_s > 0:
         raise _unmet(job, "ttft", asked.prefill_ttft_s)
-    decode = _rated(job, "decode", asked.decode, told)
+    decode = _rated(job, asked.decode)
     if not decode[0].goodput_per_s > 0:
         raise _unmet(job, "tpot", asked.decode_tpot_s)
-    together = _rated(job, "both phases", asked.together, told)
+    together = _rated(job, asked.together)
     if job.affinity is Affinity.HIGH:
         placement = place(job.rate_per_s, prefill, decode)
     else:
         placement = place_in_machine(job.machine_devices, prefill, decode)
-    told("the pools as a whole")
     goodput_per_s = asked.apart(placement)
     held = _held(asked, placement, _BEYOND * max(goodput_per_s, _IDLE_PER_S))
     return PlacePlan(
@@ -153,14 +148,8 @@ def _reasons(plan: PlacePlan) -> Iterator[str]:
         yield f"Together, {best.what.name} serves {best.value:.3g} per {unit}: {advice} ({gain:.2f}×)"
 
 
-def _rated(
-    job: PlaceJob, phase: str, goodput_per_s: Callable[[Instance], float], told: Callable[[str], None]
-) -> list[Kind[Instance]]:
-    def rate(instance: Instance) -> float:
-        told(f"{phase} on {instance.name}")
-        return goodput_per_s(instance)
-
-    return kinds(job.instances, lambda instance: instance.price, rate)
+def _rated(job: PlaceJob, goodput_per_s: Callable[[Instance], float]) -> list[Kind[Instance]]:
+    return kinds(job.instances, lambda instance: instance.price, goodput_per_s)
 
 
 def _unmet(job: PlaceJob, bound: str, times_s: Callable[[Instance, float], list[float]]) -> InputError:
