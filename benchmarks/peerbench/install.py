@@ -26,10 +26,15 @@ NICE = ("nice", "-n", "10")
 
 def set_up(cache: Cache, contenders: Mapping[str, Contender]) -> list[str]:
     """Make what these contenders need and is not there; return a line for each thing that could not be made."""
+    return set_up_parts(cache, needed_environments(contenders), needed_models(contenders))
+
+
+def set_up_parts(cache: Cache, environments: Sequence[str], models: Sequence[str]) -> list[str]:
+    """Make these environments and then these models; return a line for each that could not be made."""
     failures = []
-    for name in needed_environments(contenders):
+    for name in environments:
         failures += _attempt(f"environment {name}", lambda name=name: install(cache, name, ENVIRONMENTS[name]))
-    for name in needed_models(contenders):
+    for name in models:
         failures += _attempt(f"model {name}", lambda name=name: convert(cache, name, MODELS[name]))
     return failures
 

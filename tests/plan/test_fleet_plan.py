@@ -1,6 +1,7 @@
 """The cheapest mix: against brute force, under limits, and errors that name the nearest plan."""
 
 import itertools
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -27,7 +28,8 @@ def brute_force(job: FleetJob) -> float:
             rate = job.types[one].rates_per_s[number]
             loads[one] += job.buckets[number].rate_per_s / rate if rate else float("inf")
         if all(load < 1e6 for load in loads):
-            price = sum(-(-load // 1) * one.price_per_hour for load, one in zip(loads, job.types, strict=True))
+            # A load that rounding put just above a whole number takes no further device.
+            price = sum(math.ceil(load - 1e-9) * one.price_per_hour for load, one in zip(loads, job.types, strict=True))
             best = min(best, price)
     return best
 

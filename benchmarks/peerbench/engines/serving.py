@@ -13,8 +13,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Protocol, TextIO
 
 Tokens = Sequence[int]
@@ -66,7 +67,12 @@ class Engine(Protocol):
 
 
 def serve(engine: Engine) -> None:
-    """Answer requests until stdin ends or one says ``quit``."""
+    """Answer requests with what the engine does until stdin ends or one says ``quit``."""
+    answer_requests({do: partial(handler, engine) for do, handler in HANDLERS.items()})
+
+
+def answer_requests(handlers: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
+    """Answer requests by the handler that ``do`` names until stdin ends or one says ``quit``."""
     end_with_parent()
     answers = take_stdout()
     for line in sys.stdin:
@@ -74,7 +80,7 @@ def serve(engine: Engine) -> None:
         if request["do"] == "quit":
             break
         try:
-            answer = HANDLERS[request.pop("do")](engine, **request)
+            answer = handlers[request.pop("do")](**request)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]}
         print(json.dumps(answer), file=answers, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from steelyard.core.params import SamplingParams
@@ -24,6 +25,41 @@ class TextStream(Protocol):
 
 
 TextFactory = Callable[[SamplingParams], TextStream]
+
+
+@dataclass(slots=True)
+class Bookmark:
+    """How far somebody has read in a completion, from its beginning; its ``read`` moves it."""
+
+    num_tokens: int = 0
+    num_pieces: int = 0
+    ended: bool = False
+
+
+class GrowingText:
+    """Text in pieces, which costs its readers only what they have not read."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._whole, self._num_joined = "", 0  # the first pieces as one
+
+    def __len__(self) -> int:
+        """Return the number of pieces."""
+        return len(self._pieces)
+
+    def append(self, piece: str) -> None:
+        """Grow."""
+        self._pieces.append(piece)
+
+    def since(self, num_pieces: int) -> str:
+        """Return what came after so many pieces."""
+        return "".join(self._pieces[num_pieces:])
+
+    def whole(self) -> str:
+        """Return all of it."""
+        self._whole += self.since(self._num_joined)
+        self._num_joined = len(self._pieces)
+        return self._whole
 
 
 class CompletionState:
@@ -49,7 +85,7 @@ class CompletionState:
             num_prompt_tokens=sequence.num_prompt_tokens,
             max_model_len=max_model_len,
         )
-        self._pieces: list[str] = []
+        self._text = GrowingText()
         self._logprobs: list[SampledToken] | None = None if sequence.params.logprobs is None else []
 
     @property
@@ -72,7 +108,7 @@ class CompletionState:
         if decision is not None:
             self.end(decision.finish_reason)
         else:
-            self._pieces.append(self._checker.take())
+            self._text.append(self._checker.take())
 
     def end(self, reason: FinishReason) -> None:
         """End it, unless it has ended already: for ``reason``, or for a stop string in the text still held back."""
@@ -81,17 +117,30 @@ class CompletionState:
         decision = self._checker.close(self._stream.flush() if self._stream is not None else "")
         self.finish_reason = reason if decision is None else decision.finish_reason
         self.stop_reason = None if decision is None else decision.stop_reason
-        self._pieces.append(self._checker.take())
+        self._text.append(self._checker.take())
 
     def snapshot(self) -> CompletionOutput:
         """Return what is known now."""
-        if len(self._pieces) > 1:
-            self._pieces = ["".join(self._pieces)]
+        return self._output(self._text.whole(), 0)
+
+    def read(self, mark: Bookmark) -> CompletionOutput | None:
+        """Return only what was added since ``mark``, which is moved; ``None`` if that is nothing.
+
+        Costs what was added, however long the completion is.
+        """
+        num_tokens, ended = self.num_tokens, self.finish_reason is not None
+        if num_tokens == mark.num_tokens and ended == mark.ended:
+            return None
+        added = self._output(self._text.since(mark.num_pieces), mark.num_tokens)
+        mark.num_tokens, mark.num_pieces, mark.ended = num_tokens, len(self._text), ended
+        return added
+
+    def _output(self, text: str, first_token: int) -> CompletionOutput:
         return CompletionOutput(
             index=self.sequence.index,
-            text="".join(self._pieces),
-            token_ids=tuple(self.sequence.output),
+            text=text,
+            token_ids=tuple(self.sequence.tokens[self.sequence.num_prompt_tokens + first_token :]),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
-            logprobs=None if self._logprobs is None else tuple(self._logprobs),
+            logprobs=None if self._logprobs is None else tuple(self._logprobs[first_token:]),
         )

@@ -161,7 +161,7 @@ def _put_random(decoder: Decoder, path: str, quantiser: str, allocate: Callable[
     some_rows = min(_PANELS * PANEL_WIDTH, num_rows)
     some = PackedMatrix.from_float(torch.randn(some_rows, num_inputs, generator=generator) / num_inputs, quantiser)
     data = allocate(packed_bytes(some.format, num_rows, num_inputs))
-    for rows in data.split(some.num_bytes):
+    for rows in torch.split(data, some.num_bytes):
         rows.copy_(some.data[: len(rows)])
     put_packed(decoder, path, PackedMatrix(data, some.format, num_rows, num_inputs))
 

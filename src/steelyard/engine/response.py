@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.request import CompletionOutput, FinishReason, Request, RequestOutput, RequestTimes, SampledToken
+from steelyard.engine.completion import Bookmark
 from steelyard.engine.pooling import PooledVector
 
 
@@ -27,6 +28,9 @@ class Completion(Protocol):
 
     def snapshot(self) -> CompletionOutput:
         """Return what is known now."""
+
+    def read(self, mark: Bookmark) -> CompletionOutput | None:
+        """Return only what was added since ``mark``, which is moved; ``None`` if that is nothing."""
 
 
 C = TypeVar("C", bound=Completion, covariant=True)
@@ -59,7 +63,7 @@ class Response(Generic[C]):
     @property
     def finished(self) -> bool:
         """Whether every completion has ended."""
-        return self.error is not None or all(c.finish_reason is not None for c in self.completions)
+        return self.error is not None or None not in [completion.finish_reason for completion in self.completions]
 
     def note_scheduled(self, now_s: float, num_cached_tokens: int) -> None:
         """Record the first admission: when, and how much of the prompt the prefix cache held."""
@@ -129,21 +133,22 @@ class Response(Generic[C]):
 
     async def next_output(self) -> RequestOutput:
         """Wait for news and return the cumulative output; the finished one at once. Raises like :meth:`outputs`."""
+        await self.news()
+        return self.snapshot()
+
+    async def news(self) -> bool:
+        """Wait for news, unless it has finished; return whether it has. Raises like :meth:`outputs`."""
         if not self.finished:
             await self._changed.wait()
             self._changed.clear()
-        return self._result() if self.finished else self.snapshot()
+        if self.error is not None:
+            raise self.error
+        return self.finished
 
     async def result(self) -> RequestOutput:
         """Wait for the end and return the finished output; raises like :meth:`outputs`."""
-        while not self.finished:
-            await self._changed.wait()
-            self._changed.clear()
-        return self._result()
-
-    def _result(self) -> RequestOutput:
-        if self.error is not None:
-            raise self.error
+        while not await self.news():
+            pass
         return self.snapshot()
 
     def _all_prompt_logprobs(self) -> tuple[SampledToken | None, ...] | None:

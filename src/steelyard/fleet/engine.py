@@ -23,6 +23,7 @@ from steelyard.core.errors import EngineBusyError, EngineStoppedError, ParamsErr
 from steelyard.core.request import CompletionOutput, FinishReason, Request, SampledToken
 from steelyard.core.units import ceil_div
 from steelyard.engine.admission import check_request
+from steelyard.engine.completion import Bookmark, GrowingText
 from steelyard.engine.config import EngineConfig
 from steelyard.engine.constraints import GrammarStore, check_constraint
 from steelyard.engine.engine import Engine
@@ -87,7 +88,7 @@ class StreamedCompletion:
     def __init__(self, index: int, *, keeps_logprobs: bool) -> None:
         self._index = index
         self._tokens: list[int] = []
-        self._pieces: list[str] = []
+        self._text = GrowingText()
         self._logprobs: list[SampledToken] | None = [] if keeps_logprobs else None
         self._stop_reason: str | int | None = None
         self.finish_reason: FinishReason | None = None
@@ -100,7 +101,7 @@ class StreamedCompletion:
     def add(self, increment: Increment) -> None:
         """Grow."""
         self._tokens += [token.token_id for token in increment.tokens]
-        self._pieces.append(increment.text)
+        self._text.append(increment.text)
         if self._logprobs is not None:
             self._logprobs += increment.tokens
         self._stop_reason = increment.stop_reason
@@ -113,14 +114,25 @@ class StreamedCompletion:
 
     def snapshot(self) -> CompletionOutput:
         """Return what is known now."""
-        self._pieces = ["".join(self._pieces)]
+        return self._output(self._text.whole(), 0)
+
+    def read(self, mark: Bookmark) -> CompletionOutput | None:
+        """Return only what was added since ``mark``, which is moved; ``None`` if that is nothing."""
+        num_tokens, ended = self.num_tokens, self.finish_reason is not None
+        if num_tokens == mark.num_tokens and ended == mark.ended:
+            return None
+        added = self._output(self._text.since(mark.num_pieces), mark.num_tokens)
+        mark.num_tokens, mark.num_pieces, mark.ended = num_tokens, len(self._text), ended
+        return added
+
+    def _output(self, text: str, first_token: int) -> CompletionOutput:
         return CompletionOutput(
             index=self._index,
-            text=self._pieces[0],
-            token_ids=tuple(self._tokens),
+            text=text,
+            token_ids=tuple(self._tokens[first_token:]),
             finish_reason=self.finish_reason,
             stop_reason=self._stop_reason,
-            logprobs=None if self._logprobs is None else tuple(self._logprobs),
+            logprobs=None if self._logprobs is None else tuple(self._logprobs[first_token:]),
         )
 
 

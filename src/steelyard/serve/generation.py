@@ -7,12 +7,13 @@ writes the :class:`Increment` s of the :class:`Generation` in its own words.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
 from steelyard.core.params import SamplingParams
 from steelyard.core.pooling import PoolingParams
 from steelyard.core.request import CompletionOutput, FinishReason, RequestOutput, SampledToken
+from steelyard.engine.completion import Bookmark
 from steelyard.engine.response import Completion, Response
 from steelyard.models.text.tokenizer import Tokenizer
 from steelyard.serve.keys import Principal
@@ -100,20 +101,21 @@ class Generation:
     ) -> None:
         self.request, self.model, self.tokenizer = request, model, tokenizer
         self._responses, self._engine = tuple(responses), engine
-        self._latest = self.snapshots()
+        self._marks = [[Bookmark() for _ in response.completions] for response in self._responses]
 
     @property
     def outputs(self) -> tuple[RequestOutput, ...]:
-        """What is known of each prompt's completions, as of the latest increment or result."""
-        return tuple(self._latest)
+        """What is known of each prompt's completions now, whoever reads it."""
+        return tuple(response.snapshot() for response in self._responses)
 
     @property
     def usage(self) -> Usage:
         """Tokens so far."""
+        responses = self._responses
         return Usage(
-            num_prompt_tokens=sum(len(output.prompt_token_ids) for output in self._latest),
-            num_completion_tokens=sum(len(c.token_ids) for output in self._latest for c in output.outputs),
-            num_cached_tokens=sum(output.num_cached_tokens for output in self._latest),
+            num_prompt_tokens=sum(len(response.request.prompt_token_ids) for response in responses),
+            num_completion_tokens=sum(c.num_tokens for response in responses for c in response.completions),
+            num_cached_tokens=sum(response.num_cached_tokens for response in responses),
         )
 
     async def result(self) -> tuple[RequestOutput, ...]:
@@ -122,8 +124,8 @@ class Generation:
         Raises:
             SteelyardError: what ended a request abnormally.
         """
-        for index, response in enumerate(self._responses):
-            self._latest[index] = await response.result()
+        for response in self._responses:
+            await response.result()
         return self.outputs
 
     async def increments(self) -> AsyncIterator[Increment]:
@@ -132,17 +134,16 @@ class Generation:
         Raises:
             SteelyardError: what ended a request abnormally.
         """
-        news = self._news() if len(self._responses) > 1 else self._only_news()
-        async for prompt_index, output in news:
-            before = self._latest[prompt_index]
-            self._latest[prompt_index] = output
-            for old, new in zip(before.outputs, output.outputs, strict=True):
-                if new.finish_reason is not old.finish_reason or len(new.token_ids) > len(old.token_ids):
-                    yield _gain(prompt_index, old, new)
-
-    def snapshots(self) -> list[RequestOutput]:
-        """Return what is known of each prompt's completions now, whoever reads it."""
-        return [response.snapshot() for response in self._responses]
+        if len(self._responses) > 1:
+            async for prompt_index in self._news():
+                for increment in self._gained(prompt_index):
+                    yield increment
+            return
+        ended = False
+        while not ended:
+            ended = await self._responses[0].news()
+            for increment in self._gained(0):
+                yield increment
 
     def cancel(self) -> None:
         """End what is unfinished at the next step boundary; its blocks are free from then on."""
@@ -150,33 +151,35 @@ class Generation:
             if not response.finished:
                 self._engine.cancel(response.request.id)
 
-    async def _only_news(self) -> AsyncIterator[tuple[int, RequestOutput]]:
-        async for output in self._responses[0].outputs():
-            yield 0, output
+    def _gained(self, prompt_index: int) -> Iterator[Increment]:
+        completions = self._responses[prompt_index].completions
+        for completion, mark in zip(completions, self._marks[prompt_index], strict=True):
+            if (added := completion.read(mark)) is not None:
+                yield _increment(prompt_index, added)
 
-    async def _news(self) -> AsyncIterator[tuple[int, RequestOutput]]:
-        """Yield the outputs of several prompts as they grow."""
-        tasks = {asyncio.ensure_future(r.next_output()): index for index, r in enumerate(self._responses)}
+    async def _news(self) -> AsyncIterator[int]:
+        """Yield which of several prompts has news, until all have ended."""
+        tasks = {asyncio.ensure_future(r.news()): index for index, r in enumerate(self._responses)}
         try:
             while tasks:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    index, output = tasks.pop(task), task.result()
-                    if not output.finished:
-                        tasks[asyncio.ensure_future(self._responses[index].next_output())] = index
-                    yield index, output
+                    index, ended = tasks.pop(task), task.result()
+                    if not ended:
+                        tasks[asyncio.ensure_future(self._responses[index].news())] = index
+                    yield index
         finally:
             for task in tasks:
                 task.cancel()
 
 
-def _gain(prompt_index: int, old: CompletionOutput, new: CompletionOutput) -> Increment:
+def _increment(prompt_index: int, added: CompletionOutput) -> Increment:
     return Increment(
         prompt_index=prompt_index,
-        index=new.index,
-        text=new.text[len(old.text) :],
-        token_ids=new.token_ids[len(old.token_ids) :],
-        logprobs=None if new.logprobs is None else new.logprobs[len(old.logprobs or ()) :],
-        finish_reason=new.finish_reason,
-        stop_reason=new.stop_reason,
+        index=added.index,
+        text=added.text,
+        token_ids=added.token_ids,
+        logprobs=added.logprobs,
+        finish_reason=added.finish_reason,
+        stop_reason=added.stop_reason,
     )

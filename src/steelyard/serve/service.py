@@ -158,7 +158,7 @@ class Service:
             finally:
                 generation.cancel()
                 self._active.discard(generation)
-                for output in generation.snapshots():
+                for output in generation.outputs:
                     self.metrics.count_output(model, ask.key, output)
                     self.recent.add(model, output)
 

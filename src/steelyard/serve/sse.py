@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import to_json as _to_json
 from starlette.types import Send
 
 from steelyard.core.clock import now_s, sleep_s
@@ -44,8 +44,8 @@ DONE = ServerEvent("[DONE]")
 
 
 def to_json(value: Any) -> str:
-    """Return compact JSON, characters as they are."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """Return compact JSON, characters as they are; NaN and infinities, which JSON has not, become ``null``."""
+    return _to_json(value, inf_nan_mode="null").decode()
 
 
 class EventWriter:

@@ -1,0 +1,1 @@
+"""The server under load: what ``benchmarks/serving.py`` is made of."""
