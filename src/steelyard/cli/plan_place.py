@@ -33,12 +33,13 @@ from steelyard.sim.traces.synthetic import PUBLISHED, Lengths, lengths_of, publi
 
 EXAMPLES = examples(
     "steelyard plan place opt-13b --lengths sharegpt --slo ttft=0.25,tpot=0.1 --network low",
-    "steelyard plan place llama-2-70b --device h100 --device a100-80gb --objective dollar --rate 20",
+    "steelyard plan place llama-2-70b --device h100 --device a100-80gb --objective dollar --max-devices 4",
     "steelyard plan place llama-3-8b --trace AzureLLMInferenceTrace_conv.csv --slo ttft=0.5,tpot=0.03 --json",
 )
 
 _MODELS = (*PROFILED_MODELS, *serving_models())
 _BETWEEN_MACHINES = "infiniband-hdr"
+_DURATION_S = 10.0
 
 
 @takes_groups
@@ -88,7 +89,9 @@ def place(
     assert bounds is not None, "there is a default"
     limits = Limits(max_model_len=PROFILED_TOKENS if model in PROFILED_MODELS else context)
     drawn = _lengths(lengths, trace, seed)
-    workload = Workload(lengths=within(drawn, limits), slo=bounds, share=share, count=requests, seed=seed)
+    workload = Workload(
+        lengths=within(drawn, limits), slo=bounds, share=share, count=requests, duration_s=_DURATION_S, seed=seed
+    )
     question = Question(workload=workload, limits=limits, link=_link(model, names, affinity, link))
     instances = [one for name in names for one in _instances(model, name, scarce, max_devices, limits)]
     job = PlaceJob(

@@ -18,6 +18,7 @@ MEMORY_SHARE = 0.9
 """Of a device's memory, for weights and KV cache."""
 
 PROFILED_DEVICE = "a100-80gb"
+_STAGES = (1, 2)
 _SIZES = {"opt-13b": (40, 5120), "opt-66b": (64, 9216)}
 _PROFILED_DEGREES = {
     "opt-13b": ((1, 1), (2, 1), (4, 1)),
@@ -85,7 +86,7 @@ def modelled_instances(
 ) -> list[Instance]:
     """Return the instances of like devices that hold a model and a context, by the roofline; perhaps none.
 
-    Degrees are powers of two that divide the model's heads and layers.
+    Degrees are powers of two that divide the model's heads and layers; there are two stages at most.
 
     Args:
         model: a dense decoder.
@@ -137,7 +138,7 @@ def _degrees(model: ModelShape, max_devices: int) -> Iterator[tuple[int, int]]:
     """Yield the (tp, pp) of instances, the fewest devices first."""
     powers = [1 << n for n in range(max_devices.bit_length())]
     for devices in powers:
-        for pp in powers:
+        for pp in _STAGES:
             tp = devices // pp
             if tp and model.num_heads % tp == 0 and model.num_layers % pp == 0:
                 yield tp, pp
