@@ -121,7 +121,7 @@ class Built:
 
 def reproduce(options: ReproduceOptions) -> Reproduction:
     """Run S19 and return its table."""
-    count = 60 if options.quick else 200
+    count = 40 if options.quick else 100
     return stamped(
         system="S19",
         claim=CLAIM,
