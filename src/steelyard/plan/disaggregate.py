@@ -101,9 +101,9 @@ class Question:
     limits: Limits
     link: Link
 
-    def together(self, instance: Instance, schedule: str = "prefill_first") -> float:
-        """Return requests per second of an instance that does both."""
-        pool = self._pool(instance, schedule)
+    def together(self, instance: Instance, schedule: str = "prefill_first", count: int = 1) -> float:
+        """Return requests per second of so many instances that each do both."""
+        pool = replace(self._pool(instance, schedule), count=count)
         return self._highest(lambda trace: self.workload.is_met(pool.serve(trace)))
 
     def prefill(self, instance: Instance) -> float:
