@@ -51,7 +51,7 @@ class TimedRunner:
         return output
 
 
-class Models:
+class Models(DiskModels):
     """Models from disk, behind another executor.
 
     Args:
@@ -60,12 +60,8 @@ class Models:
     """
 
     def __init__(self, options: LLMOptions, executor: Callable[[Any], Any]) -> None:
-        self._disk, self._options, self._executor = DiskModels(options), options, executor
-        self.need_bytes, self.held_bytes, self.put_away = (
-            self._disk.need_bytes,
-            self._disk.held_bytes,
-            self._disk.put_away,
-        )
+        super().__init__(options)
+        self._executor = executor
 
     async def load(self, spec: ModelSpec) -> AsyncLLM:
         """Load a model."""
