@@ -21,6 +21,7 @@ from servebench.servers import MODEL_NAME, ServerProcess, ServerSpec, Shape
 OFFLINE_NAME = "steelyard, without a server"
 CLIENT_MODEL = "hf-f32"  # the default model's tokenizer, in a form that load generators read
 WARM_UP_TOKENS = 4
+LEAST_SHARE = 0.95
 TIMES = ("median_ttft_ms", "p99_ttft_ms", "median_itl_ms", "p99_itl_ms")
 
 
@@ -187,14 +188,16 @@ class VllmClient:
 def figures_of(told: Mapping[str, Any], load: Load, server_s: float) -> Figures:
     """Return the figures of what the load generator told.
 
+    A token that has no text yet, such as half a character, is an event with some servers and none with others.
+
     Raises:
         PeerError: if requests failed or were short: a server that answers less must not win by it.
     """
-    wanted = load.requests * load.output_tokens
-    if told["failed"] or told["total_output_tokens"] != wanted:
-        raise PeerError(f"{told['failed']} requests failed, {told['total_output_tokens']} of {wanted} tokens came")
+    wanted, came = load.requests * load.output_tokens, told["total_output_tokens"]
+    if told["failed"] or not LEAST_SHARE * wanted <= came <= wanted:
+        raise PeerError(f"{told['failed']} requests failed, {came} of {wanted} tokens came")
     return Figures(
-        tokens_per_s=wanted / told["duration"],
+        tokens_per_s=came / told["duration"],
         times_ms={name: told[name] for name in TIMES},
         client_cores=told["cpu_s"] / told["duration"],
         server_cores=server_s / told["duration"],
