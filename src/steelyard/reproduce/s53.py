@@ -1,10 +1,10 @@
 """S53, DistServe: requests per GPU within both objectives, phases apart beside phases together.
 
 Steps take what the authors' profiles say, of their own engine's kernels and of vLLM's of then. Against the latter there
-is a gain; the rows with equal kernels say how much of it is the separation's, and find none. Every arm has the same machine of
-eight, the phases apart as the paper placed them. Lengths are drawn around the published means: 15 % of the prompts like
-ShareGPT's are longer than OPT-13B on one A100, by vLLM's kernels, computes within the objective, so nothing is served
-there. There is no profile of OPT-175B.
+is a gain; the rows with equal kernels say how much of it is the separation's, and find none. Every arm has the same
+machine of eight, the phases apart as the paper placed them. Lengths are drawn around the published means: 15 % of the
+prompts like ShareGPT's are longer than OPT-13B on one A100, by vLLM's kernels, computes within the objective, so
+nothing is served there. There is no profile of OPT-175B.
 """
 
 from __future__ import annotations
