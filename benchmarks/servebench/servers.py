@@ -42,8 +42,8 @@ class ServerSpec:
         environment: ``None`` for the one that runs the benchmark.
         model: one that ``peers.py setup`` makes; ``None`` for the default model's file.
         variables: its environment.
-        counted_anew: whether the load generator does not understand its count of tokens and counts by tokenising the
-            text again.
+        counted_anew: whether its streams tell the count of tokens where the load generator does not look, which then
+            tokenises the text again.
         note: what a reader must know to compare it.
     """
 

@@ -52,7 +52,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     },
     "/v1/completions": {"suffix": "x", "best_of": 3},
     "/v1/responses": {
-        "background": True, "context_management": [{"type": "compaction"}], "conversation": "x",
+        "context_management": [{"type": "compaction"}], "conversation": "x",
         "include": ["message.output_text.logprobs"], "max_tool_calls": 1, "moderation": {"model": "x"},
         "prompt": {"id": "x"}, "prompt_cache_options": {"mode": "implicit"}, "prompt_cache_retention": "24h",
         "reasoning": {"effort": "low"}, "stream_options": {"include_obfuscation": False}, "top_logprobs": 2,
@@ -79,7 +79,7 @@ WORKS: dict[str, set[str]] = {
         "presence_penalty", "seed", "stop", "stream", "stream_options", "temperature", "top_p",
     },
     "/v1/responses": {
-        "input", "instructions", "max_output_tokens", "metadata", "model", "parallel_tool_calls",
+        "background", "input", "instructions", "max_output_tokens", "metadata", "model", "parallel_tool_calls",
         "previous_response_id", "store", "stream", "temperature", "text", "tool_choice", "tools", "top_p",
     },
     "/v1/messages": {

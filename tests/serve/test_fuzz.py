@@ -11,7 +11,7 @@ from live_server import KEYS, LiveServer
 
 AUTHORISED = {"X-API-Key": KEYS["ann"]}
 # Cheap enough to be sent by the hundred: what else they say is made up.
-SMALL = {"max_tokens": 1, "max_completion_tokens": 1, "n": 1, "best_of": 1}
+SMALL = {"max_tokens": 1, "max_completion_tokens": 1, "max_output_tokens": 1, "n": 1, "best_of": 1}
 
 
 def document(live: LiveServer) -> dict[str, Any]:
@@ -24,6 +24,8 @@ def made_small(body: Any) -> Any:
     """Return a made-up body with counts that cost little, where it has any of the right type."""
     if not isinstance(body, dict):
         return body
+    if body.get("background") is True:  # nobody goes away from it
+        body = {"max_output_tokens": 2, **body}
     return {
         name: SMALL[name] if name in SMALL and isinstance(value, int) and value > 1 else value
         for name, value in body.items()

@@ -64,6 +64,10 @@ class AnswerStore:
             raise ApiError(404, message, kind=NOT_FOUND, param=field, code="not_found")
         return found
 
+    def has(self, caller: str, id: str) -> bool:
+        """Return whether a caller's answer is kept."""
+        return (caller, id) in self._answers
+
     def remove(self, caller: str, id: str) -> None:
         """Forget a caller's answer.
 

@@ -1,4 +1,4 @@
-"""One HTTP exchange that generates text, whatever its dialect: :class:`Exchange`.
+"""One HTTP exchange that generates text, whatever its dialect: :class:`Exchange`, and what it asks: :class:`Asking`.
 
 Lease the model, prepare the prompts, submit them, and send events or one answer. All of it is one task, which ends
 when the client goes away. A deadline counts from the beginning: until the request is in an engine, it ends with 504,
@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import replace
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from starlette.datastructures import Headers
@@ -54,16 +54,57 @@ class Preparation(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """What a client asks for.
+
+    Attributes:
+        service: has the models.
+        model: the name that the client gave.
+        prepare: called with the model.
+        timeout_s: the client's; ``X-Request-Timeout`` and the server's own limit may be shorter.
+    """
+
+    service: Service
+    model: str | None
+    prepare: Preparation
+    timeout_s: float | None = None
+
+    @asynccontextmanager
+    async def generation(self, caller: str, headers: Headers) -> AsyncIterator[Generation]:
+        """Wait for the model, prepare the request and submit it; what is unfinished ends when the block is left.
+
+        Raises:
+            ApiError: 504 if its time is over before it is in an engine, and whatever else refuses it.
+        """
+        service, deadline_s = self.service, self._deadline_s(headers)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(service.admission.received(caller))
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    llm = await stack.enter_async_context(service.model(self.model))
+                    request = await self.prepare(llm)
+            except TimeoutError:
+                raise too_late("the request's time was over before its answer began") from None
+            if deadline_s is not None:
+                request = replace(request, timeout_s=max(0.0, deadline_s - now_s()))
+            name = service.pool.answer_name(self.model)
+            yield await stack.enter_async_context(service.generate(llm, request, name))
+
+    def _deadline_s(self, headers: Headers) -> float | None:
+        """Return the event-loop time after which the answer ends."""
+        timeouts = (self.timeout_s, asked_timeout_s(headers), self.service.config.limits.request_timeout_s)
+        timeout_s = min((one for one in timeouts if one is not None), default=None)
+        return None if timeout_s is None else now_s() + timeout_s
+
+
 class Exchange(Response):
     """An answer that is generated while it is sent.
 
     Args:
-        service: has the models.
-        model: the name that the client gave.
-        prepare: called with the model.
+        service, model, prepare, timeout_s: as in :class:`Asking`.
         dialect: tells what comes of it.
         stream: send events; the dialect must be a :class:`Dialect`.
-        timeout_s: the client's; ``X-Request-Timeout`` and the server's own limit may be shorter.
     """
 
     def __init__(
@@ -78,8 +119,8 @@ class Exchange(Response):
     ) -> None:
         self.background = None
         self.status_code = 200
-        self._service, self._model, self._prepare = service, model, prepare
-        self._dialect, self._stream, self._timeout_s = dialect, stream, timeout_s
+        self._asking = Asking(service=service, model=model, prepare=prepare, timeout_s=timeout_s)
+        self._dialect, self._stream = dialect, stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Generate and send.
@@ -90,33 +131,11 @@ class Exchange(Response):
         await while_connected(receive, self._run(scope, send))
 
     async def _run(self, scope: Scope, send: Send) -> None:
-        async with AsyncExitStack() as stack:
-            stack.enter_context(self._service.admission.received(principal_in(scope).name))
-            generation = await self._begin(stack, self._deadline_s(Headers(scope=scope)))
+        async with self._asking.generation(principal_in(scope).name, Headers(scope=scope)) as generation:
             if self._stream:
                 await self._send_events(generation, send)
             else:
                 await self._send_answer(generation, send)
-
-    def _deadline_s(self, headers: Headers) -> float | None:
-        """Return the event-loop time after which the answer ends."""
-        timeouts = (self._timeout_s, asked_timeout_s(headers), self._service.config.limits.request_timeout_s)
-        timeout_s = min((one for one in timeouts if one is not None), default=None)
-        return None if timeout_s is None else now_s() + timeout_s
-
-    async def _begin(self, stack: AsyncExitStack, deadline_s: float | None) -> Generation:
-        """Wait for the model, prepare the request and submit it; the stack ends it."""
-        service = self._service
-        try:
-            async with asyncio.timeout_at(deadline_s):
-                llm = await stack.enter_async_context(service.model(self._model))
-                request = await self._prepare(llm)
-        except TimeoutError:
-            raise too_late("the request's time was over before its answer began") from None
-        if deadline_s is not None:
-            request = replace(request, timeout_s=max(0.0, deadline_s - now_s()))
-        name = service.pool.answer_name(self._model)
-        return await stack.enter_async_context(service.generate(llm, request, name))
 
     async def _send_answer(self, generation: Generation, send: Send) -> None:
         await generation.result()
@@ -127,7 +146,7 @@ class Exchange(Response):
 
     async def _send_events(self, generation: Generation, send: Send) -> None:
         assert isinstance(self._dialect, Dialect)
-        async with event_stream(send, ping_interval_s=self._service.config.observe.ping_interval_s) as writer:
+        async with event_stream(send, ping_interval_s=self._asking.service.config.observe.ping_interval_s) as writer:
             try:
                 async for event in self._dialect.events(generation):
                     await writer.write(event)

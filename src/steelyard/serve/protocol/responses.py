@@ -1,6 +1,6 @@
 """``/v1/responses``, OpenAI's other way to ask: the request as a chat of ours, and how its answer is told.
 
-Texts and functions: other tools, images, reasoning and answers in the background are refused.
+Texts and functions: other tools, images and reasoning are refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from steelyard.serve.tools.formats import ToolFormat
 from steelyard.serve.tools.plan import ToolPlan
 
 _REFUSED = (
-    "background", "conversation", "include", "max_tool_calls", "prompt", "reasoning", "top_logprobs",
+    "conversation", "include", "max_tool_calls", "prompt", "reasoning", "top_logprobs",
 )  # fmt: skip
 
 
@@ -111,6 +111,7 @@ class ResponsesRequest(WireModel):
     top_p: float | None = None
     stream: bool | None = None
     store: bool | None = Field(default=None, description="Keep the answer for a while, as by default.")
+    background: bool | None = Field(default=None, description="Answer whether or not the client stays.")
     metadata: dict[str, str] | None = Field(default=None, description="Comes back with the answer.")
     text: TextField | None = None
     truncation: Literal["disabled"] | None = None
@@ -125,8 +126,7 @@ class ResponsesRequest(WireModel):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
-    background: bool | None = Field(default=None, description="Refused, as the next ones are.")
-    conversation: JsonValue = None
+    conversation: JsonValue = Field(default=None, description="Refused, as the next ones are.")
     include: list[str] | None = None
     max_tool_calls: int | None = None
     prompt: JsonValue = None
@@ -139,6 +139,8 @@ class ResponsesRequest(WireModel):
             if getattr(self, name):
                 message = f"{name}: it is not supported here. Leave it out."
                 raise invalid(message, param=name, code="unsupported_parameter")
+        if self.background and self.store is False:
+            raise invalid("background: such an answer must be kept. Leave store out.", param="background")
         if not self.input:
             raise invalid("input: there is none. Give a text or messages.", param="input")
         for i, item in enumerate(self.input):
@@ -199,24 +201,28 @@ class ResponsesDialect:
         (completion,) = generation.outputs[0].outputs
         writer = ItemWriter(generation.request.tools, count())
         writer.feed(completion.text)
-        writer.end(_status(completion.finish_reason))
+        writer.end(_item_status(completion.finish_reason))
         return self._ended(generation, writer.items)
 
     async def events(self, generation: Generation) -> AsyncIterator[ServerEvent]:
         """Yield the response's beginning, its items as they grow, and its end; an error is an event, too."""
         writer = ItemWriter(generation.request.tools, count())
-        begun = self._response(generation, "in_progress")
+        status = "queued" if self.request.background else "in_progress"
+        begun = self._response(generation, status)
         try:
             yield writer.event("created", response=begun)
-            yield writer.event("in_progress", response=begun)
+            yield writer.event(status, response=begun)
             async for gain in generation.increments():
+                if begun["status"] == "queued":
+                    begun = self._response(generation, "in_progress")
+                    yield writer.event("in_progress", response=begun)
                 for told in writer.feed(gain.text):
                     yield told
                 if gain.finish_reason is not None:
-                    for told in writer.end(_status(gain.finish_reason)):
+                    for told in writer.end(_item_status(gain.finish_reason)):
                         yield told
             ended = self._ended(generation, writer.items)
-            yield writer.event(ended["status"], response=ended)
+            yield writer.event("completed" if ended["status"] == "completed" else "incomplete", response=ended)
         except Exception as error:  # the status has gone out; the client is told in an event
             told_error = api_error(error).body["error"]
             failure = {"code": told_error["code"] or "server_error", "message": told_error["message"]}
@@ -226,7 +232,7 @@ class ResponsesDialect:
         (completion,) = generation.outputs[0].outputs
         usage, status = generation.usage, _status(completion.finish_reason)
         ended = self._response(generation, status) | {
-            "incomplete_details": None if status == "completed" else {"reason": "max_output_tokens"},
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "output": items,
             "usage": {
                 "input_tokens": usage.num_prompt_tokens,
@@ -245,6 +251,7 @@ class ResponsesDialect:
         return {
             "id": self.id,
             "object": "response",
+            "background": asked.background is True,
             "created_at": self.created,
             "status": status,
             "error": None,
@@ -268,6 +275,10 @@ class ResponsesDialect:
 
 
 def _status(reason: FinishReason | None) -> str:
+    return "cancelled" if reason is FinishReason.CANCELLED else _item_status(reason)
+
+
+def _item_status(reason: FinishReason | None) -> str:
     return "completed" if reason is FinishReason.STOP else "incomplete"
 
 
