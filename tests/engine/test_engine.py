@@ -377,8 +377,8 @@ def test_whoever_waits_for_a_step_has_its_tokens_before_the_next_step_begins(mak
         engine = make_engine(executor=ModelledExecutor(begin, SyntheticTokens(100)))
 
         async def work() -> None:
-            outputs = engine.submit(make_request("a", (1, 2), max_tokens=4)).outputs()
-            happened.extend([f"{len(output.outputs[0].token_ids)} tokens" async for output in outputs])
+            async for output in engine.submit(make_request("a", (1, 2), max_tokens=4)).outputs():
+                happened.append(f"{len(output.outputs[0].token_ids)} tokens")  # noqa: PERF401  when it is, matters
 
         await serve(engine, work)
 
