@@ -106,3 +106,55 @@ def test_fleet_takes_a_measured_profile_and_prints_weights(capsys, tmp_path):
 def test_fleet_says_what_is_wrong(capsys, arguments, told):
     assert run(["plan", "fleet", *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.fixture
+def short_answers(tmp_path):
+    """Return a trace's file whose requests are quick to simulate."""
+    rows = [f"2023-11-16 18:15:{second:02}.0,900,40" for second in range(20)]
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]), encoding="utf-8")
+    return str(path)
+
+
+def test_place_prints_pools_beside_both_phases_together(capsys, short_answers):
+    arguments = ["plan", "place", "opt-13b", "--trace", short_answers, "--max-devices", "1", "--requests", "10"]
+    assert run([*arguments, "--network", "low", "--machine", "2", "--slo", "ttft=0.2,tpot=0.023"]) == 0
+    out = capsys.readouterr().out
+    assert "opt-13b: prefill on" in out
+    assert "TOGETHER/GPU" in out
+    assert len([line for line in out.splitlines() if line.startswith("TP1 ")]) == 1
+    assert "binds: at 1.2 times the goodput" in out
+
+
+def test_place_writes_the_plan_it_prints(capsys, tmp_path, short_answers):
+    path = tmp_path / "plan.toml"
+    arguments = ["plan", "place", "llama-3-8b", "--trace", short_answers, "--max-devices", "1", "--requests", "10"]
+    more = ["--device", "l4", "--slo", "ttft=1,tpot=0.1", "--objective", "dollar", "--rate", "1"]
+    assert run([*arguments, *more, "--json", "--out", str(path)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("reasons")
+    assert tomllib.loads(path.read_text(encoding="utf-8")) == printed
+    assert printed["objective"] == "dollar"
+    assert printed["prefill"]["tp"] == printed["decode"]["pp"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["opt-13"], 2, "Did you mean opt-13b"),
+        (["--network", "middle"], 2, "high"),
+        (["--objective", "euro"], 2, "dollar"),
+        (["--slo", "ttft=1"], 2, "tpot_s"),
+        (["--slo", "ttft=0.001,tpot=1", "--requests", "5"], 2, "s at least: TP4 reaches that"),
+        (["--device", "h100"], 2, "profiled on a100-80gb only"),
+        (["llama-2-70b", "--max-devices", "1"], 2, "Allow more devices"),
+        (["llama-2-70b", "--device", "h100", "--device", "l4", "--network", "low"], 2, "devices of one kind"),
+        (["--share", "0"], 2, "share"),
+        (["--lengths", "poems"], 2, "sharegpt"),
+        (["llama-2-7b", "--link", "nvlink-33"], 2, "nvlink"),
+    ],
+)
+def test_place_says_what_is_wrong(capsys, arguments, code, told):
+    assert run(["plan", "place", *arguments]) == code
+    assert told in capsys.readouterr().err

@@ -51,6 +51,8 @@ def test_a_workload_comes_at_its_rate_and_long_enough():
     assert workload.trace(40.0) == busy
     patient = Workload(lengths=_fixed, slo=Slo(ttft_s=9.0, tpot_s=0.1), count=50)
     assert len(patient.trace(2.0).requests) == 180
+    slow = Workload(lengths=_fixed, slo=Slo(ttft_s=1.0, tpot_s=1.0), count=50)
+    assert len(slow.trace(2.0).requests) == 2 * 4 * 11
 
 
 def test_enough_requests_must_be_within_the_objective():

@@ -51,6 +51,29 @@ def test_requests_per_minute_for_each_key():
     run_virtual(main())
 
 
+def test_answers_and_refusals_say_how_the_key_stands():
+    async def main() -> None:
+        async with modelled_server("ann", "bob", sharing=sharing(requests_per_min=2, tokens_per_min=600)) as server:
+            ann = server.client("ann")
+            told = (await post(ann, completion(20, 10))).headers
+            assert (told["x-ratelimit-limit-requests"], told["x-ratelimit-limit-tokens"]) == ("2", "600")
+            assert told["x-ratelimit-remaining-requests"] == "1"
+            assert 570 <= int(told["x-ratelimit-remaining-tokens"]) <= 575, "some came back while it was answered"
+            assert 29 < float(told["x-ratelimit-reset-requests"].removesuffix("s")) <= 30
+            assert 2.5 < float(told["x-ratelimit-reset-tokens"].removesuffix("s")) <= 3
+            await post(ann, completion(20, 10))
+            refused = await post(ann, completion(20, 10))
+            assert refused.status_code == 429
+            assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+            await asyncio.sleep(60)
+            whole = (await ann.get("/v1/models")).headers
+            assert (whole["x-ratelimit-remaining-requests"], whole["x-ratelimit-reset-requests"]) == ("2", "0s")
+        async with modelled_server("ann") as free:
+            assert not [name for name in (await post(free.client("ann"), completion())).headers if "ratelimit" in name]
+
+    run_virtual(main())
+
+
 def test_tokens_per_minute_give_back_what_was_not_used():
     async def main() -> None:
         async with modelled_server("ann", sharing=sharing(tokens_per_min=120)) as server:

@@ -27,7 +27,7 @@ def test_a_request_is_a_span_of_its_callers_trace():
     app = TracedApp(create_app(Service(config, NeverLoading({"m": 1})), config), traces)
 
     async def main() -> httpx.Response:
-        transport = httpx.ASGITransport(Envelope(app, lambda path, status: None))
+        transport = httpx.ASGITransport(Envelope(app, lambda path, status: None, lambda key: {}))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.get("/ping", headers={"traceparent": PARENT})
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from steelyard.cli import plan_context, plan_fleet, plan_parallel
+from steelyard.cli import plan_context, plan_fleet, plan_parallel, plan_place
 from steelyard.cli.options import new_app
 
 app = new_app("Plan hardware and layouts: each command prints a table, the plan, and why it is the best.")
 app.command("context", epilog=plan_context.EXAMPLES)(plan_context.context)
 app.command("fleet", epilog=plan_fleet.EXAMPLES)(plan_fleet.fleet)
 app.command("parallel", epilog=plan_parallel.EXAMPLES)(plan_parallel.parallel)
+app.command("place", epilog=plan_place.EXAMPLES)(plan_place.place)
 app.callback()(lambda: None)

@@ -22,6 +22,8 @@ from steelyard.sim.traces.types import Trace, TraceRequest
 _TOLERANCE = 0.05
 _FOREVER_S = 1e12
 _QUEUES = 10
+_STAYS = 4
+_DRAWS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +35,9 @@ class Workload:
         slo: objective of a request: a time to the first token and one for each further token.
         share: of the requests that must be within it.
         count: requests per simulation, at least.
-        duration_s: of a simulation's arrivals, at least: long enough for what is served to be what comes. The bound on
-            the first token, ten times over, is the least in any case: what waits at the end is then a tenth.
+        duration_s: of a simulation's arrivals, at least. What has queued up, or runs, at the end must be little beside
+            what came: ten times the bound on the first token, and four mean answers as slow as the other bound allows,
+            are the least in any case.
         seed: of times and lengths.
 
     Raises:
@@ -55,11 +58,16 @@ class Workload:
 
     def trace(self, rate_per_s: float) -> Trace:
         """Return the requests, coming by a Poisson process of this rate."""
-        assert self.slo.ttft_s is not None
-        duration_s = max(self.duration_s, _QUEUES * self.slo.ttft_s)
-        count = max(self.count, math.ceil(rate_per_s * duration_s))
+        count = max(self.count, math.ceil(rate_per_s * self._simulated_s()))
         config = SyntheticConfig(rate=rate_per_s, count=count, duration_s=_FOREVER_S)
         return synthetic_trace(config, self.lengths, self.seed)
+
+    def _simulated_s(self) -> float:
+        assert self.slo.ttft_s is not None
+        assert self.slo.tpot_s is not None
+        rng = Random(f"{self.seed}/mean answer")
+        mean_answer = sum(self.lengths(rng)[1] for _ in range(_DRAWS)) / _DRAWS
+        return max(self.duration_s, _QUEUES * self.slo.ttft_s, _STAYS * mean_answer * self.slo.tpot_s)
 
     def is_met(self, records: Sequence[RequestRecord], slo: Slo | None = None) -> bool:
         """Whether enough requests were served within an objective, the workload's own by default."""
@@ -93,9 +101,9 @@ class Question:
     limits: Limits
     link: Link
 
-    def together(self, instance: Instance, schedule: str = "prefill_first") -> float:
-        """Return requests per second of an instance that does both."""
-        pool = self._pool(instance, schedule)
+    def together(self, instance: Instance, schedule: str = "prefill_first", count: int = 1) -> float:
+        """Return requests per second of so many instances that each do both."""
+        pool = replace(self._pool(instance, schedule), count=count)
         return self._highest(lambda trace: self.workload.is_met(pool.serve(trace)))
 
     def prefill(self, instance: Instance) -> float:

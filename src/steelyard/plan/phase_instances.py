@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import Enum
 
 from steelyard.core.errors import InputError
@@ -17,6 +18,7 @@ MEMORY_SHARE = 0.9
 """Of a device's memory, for weights and KV cache."""
 
 PROFILED_DEVICE = "a100-80gb"
+_STAGES = (1, 2)
 _SIZES = {"opt-13b": (40, 5120), "opt-66b": (64, 9216)}
 _PROFILED_DEGREES = {
     "opt-13b": ((1, 1), (2, 1), (4, 1)),
@@ -57,15 +59,20 @@ def profiled_instance(model: str, engine: str, tp: int, pp: int = 1) -> Instance
     )
 
 
-def profiled_instances(model: str, engine: str = "distserve") -> list[Instance]:
-    """Return all instances of up to eight devices that :func:`profiled_instance` knows of a model.
+def profiled_instances(model: str, price: float) -> list[Instance]:
+    """Return all instances of up to eight devices with DistServe's kernels.
+
+    Args:
+        model: one of :data:`PROFILED_MODELS`.
+        price: of a device.
 
     Raises:
         InputError: if the model was not profiled.
     """
     if model not in _PROFILED_DEGREES:
         raise InputError(f"{model} was not profiled", field="model", remedy=f"Use {', '.join(PROFILED_MODELS)}")
-    return [profiled_instance(model, engine, tp, pp) for tp, pp in _PROFILED_DEGREES[model]]
+    found = [profiled_instance(model, "distserve", tp, pp) for tp, pp in _PROFILED_DEGREES[model]]
+    return [replace(one, price=price * one.num_devices) for one in found]
 
 
 def profiled_kv_bytes(model: str) -> int:
@@ -79,7 +86,7 @@ def modelled_instances(
 ) -> list[Instance]:
     """Return the instances of like devices that hold a model and a context, by the roofline; perhaps none.
 
-    Degrees are powers of two that divide the model's heads and layers.
+    Degrees are powers of two that divide the model's heads and layers; there are two stages at most.
 
     Args:
         model: a dense decoder.
@@ -131,7 +138,7 @@ def _degrees(model: ModelShape, max_devices: int) -> Iterator[tuple[int, int]]:
     """Yield the (tp, pp) of instances, the fewest devices first."""
     powers = [1 << n for n in range(max_devices.bit_length())]
     for devices in powers:
-        for pp in powers:
+        for pp in _STAGES:
             tp = devices // pp
             if tp and model.num_heads % tp == 0 and model.num_layers % pp == 0:
                 yield tp, pp

@@ -94,6 +94,17 @@ class Admission:
         own = self._sharing.limits_of(key).priority
         return asked if own is None else own + max(0, asked)
 
+    def rate_headers(self, key: str) -> dict[str, str]:
+        """Return OpenAI's headers for a key with rates: what it may do, what is left, and when all of it is back."""
+        told = {}
+        for what, limit in (("requests", "requests_per_min"), ("tokens", "tokens_per_min")):
+            standing = self._rate.standing(key, limit, now_s())
+            if standing is not None:
+                told[f"x-ratelimit-limit-{what}"] = str(math.floor(standing.allowed))
+                told[f"x-ratelimit-remaining-{what}"] = str(math.floor(standing.remaining))
+                told[f"x-ratelimit-reset-{what}"] = f"{standing.full_in_s:.3f}".rstrip("0").rstrip(".") + "s"
+        return told
+
     def set_shares(self, llm: ServedLLM) -> None:
         """Tell a model's engine what each key is due; to one that does not share fairly it means nothing."""
         llm.set_shares({key: own.weight for key, own in self._sharing.keys.items()})

@@ -93,5 +93,5 @@ def _add_layers(
         )
     if tracing is not None:
         app.add_middleware(TracedApp, tracing=tracing)
-    app.add_middleware(Envelope, count=service.metrics.count_answer)
+    app.add_middleware(Envelope, count=service.metrics.count_answer, rate_headers=service.admission.rate_headers)
     app.add_middleware(AnthropicAnswers)

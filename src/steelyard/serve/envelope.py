@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,10 +29,13 @@ class Envelope:
     Args:
         app: what lies behind.
         count: called with a request's path, as the application knows it, and the status of its answer.
+        rate_headers: of a key's name: headers that say how it stands with its rates, on every answer to it.
     """
 
-    def __init__(self, app: ASGIApp, count: Callable[[str, int], None]) -> None:
-        self._app, self._count = app, count
+    def __init__(
+        self, app: ASGIApp, count: Callable[[str, int], None], rate_headers: Callable[[str], Mapping[str, str]]
+    ) -> None:
+        self._app, self._count, self._rate_headers = app, count, rate_headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; nothing is raised."""
@@ -42,7 +45,7 @@ class Envelope:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _GOOD_ID.fullmatch(given) else new_id("req")
         scope.setdefault("state", {})[REQUEST_ID] = request_id
-        answer = _Answer(scope, send, request_id, self._count)
+        answer = _Answer(scope, send, request_id, self._count, self._rate_headers)
         began_s = now_s()
         try:
             await self._app(scope, receive, answer.send)
@@ -57,15 +60,26 @@ class Envelope:
 class _Answer:
     """An answer on its way out."""
 
-    def __init__(self, scope: Scope, send: Send, request_id: str, count: Callable[[str, int], None]) -> None:
-        self._scope, self._send, self._request_id, self._count = scope, send, request_id, count
+    def __init__(
+        self,
+        scope: Scope,
+        send: Send,
+        request_id: str,
+        count: Callable[[str, int], None],
+        rate_headers: Callable[[str], Mapping[str, str]],
+    ) -> None:
+        self._scope, self._send, self._request_id = scope, send, request_id
+        self._count, self._rate_headers = count, rate_headers
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._count(_route(self._scope), message["status"])
-            MutableHeaders(scope=message)["x-request-id"] = self._request_id
+            headers, principal = MutableHeaders(scope=message), self._scope["state"].get(PRINCIPAL)
+            headers["x-request-id"] = self._request_id
+            if principal is not None:
+                headers.update(self._rate_headers(principal.name))
         await self._send(message)
 
 

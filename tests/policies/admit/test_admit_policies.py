@@ -12,7 +12,7 @@ from steelyard.core.errors import ParamsError
 from steelyard.policies.admit import make_admit_policy
 from steelyard.policies.admit.concurrency import ConcurrencyConfig, ConcurrencyPolicy
 from steelyard.policies.admit.gate import Gate
-from steelyard.policies.admit.rate import RateConfig, RatePolicy, Rates
+from steelyard.policies.admit.rate import RateConfig, RatePolicy, Rates, Standing
 from steelyard.policies.admit.room import RoomConfig, RoomPolicy
 from steelyard.policies.admit.types import Ask, EngineLoad, Refusal
 
@@ -66,6 +66,17 @@ def test_no_interval_sees_more_than_burst_and_rate_and_one_request(seed, rate, b
         for end_s, num_tokens in entered[start:]:
             total += num_tokens
             assert total <= (burst_s + end_s - start_s) * rate / 60 + 30 + 1e-6
+
+
+def test_a_key_is_told_how_it_stands():
+    policy = RatePolicy(RateConfig(default=Rates(tokens_per_min=60.0), burst_s=30.0))
+    assert policy.standing("a", "requests_per_min", 0.0) is None
+    whole = policy.standing("a", "tokens_per_min", 0.0)
+    assert whole == Standing(allowed=30.0, remaining=30.0, full_in_s=0.0)
+    policy.book(Ask(key="a", num_prompt_tokens=40, max_output_tokens=10), 0.0)
+    assert policy.standing("a", "tokens_per_min", 0.0) == Standing(allowed=30.0, remaining=0.0, full_in_s=50.0)
+    assert policy.standing("a", "tokens_per_min", 25.0) == Standing(allowed=30.0, remaining=5.0, full_in_s=25.0)
+    assert policy.standing("b", "tokens_per_min", 25.0) == whole
 
 
 def test_keys_have_rates_of_their_own_and_these_can_change():

@@ -80,6 +80,21 @@ class Bucket:
         return Bucket(min(capacity, self.level + rate_per_s * (now_s - self.at_s)), now_s)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a key stands with one of its limits.
+
+    Attributes:
+        allowed: what a full bucket holds.
+        remaining: what it holds now, at least 0.
+        full_in_s: seconds until it is full again.
+    """
+
+    allowed: float
+    remaining: float
+    full_in_s: float
+
+
 @final
 class RatePolicy:
     """Admit while the key's buckets hold enough; unlimited keys always."""
@@ -111,6 +126,14 @@ class RatePolicy:
     def end(self, ask: Ask, num_output_tokens: int, now_s: float) -> None:
         """See the protocol."""
         self._add(ask.key, "tokens_per_min", max(0, ask.max_output_tokens - num_output_tokens), now_s)
+
+    def standing(self, key: str, limit: str, now_s: float) -> Standing | None:
+        """Return how a key stands with a limit (a field of :class:`Rates`); ``None`` if it has none."""
+        rate_per_s = self._config.rate_per_s(key, limit)
+        if rate_per_s is None:
+            return None
+        allowed, level = rate_per_s * self._config.burst_s, self._bucket(key, limit, rate_per_s, now_s).level
+        return Standing(allowed=allowed, remaining=max(0.0, level), full_in_s=(allowed - level) / rate_per_s)
 
     def _wait_s(self, key: str, limit: str, amount: float, now_s: float) -> float:
         rate_per_s = self._config.rate_per_s(key, limit)
