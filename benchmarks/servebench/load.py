@@ -132,7 +132,7 @@ class Server:
         self._server = ServerProcess(name, spec, shape, cache)
         try:
             self._server.wait_until_ready()
-        except PeerError:
+        except BaseException:
             self._server.kill()
             raise
         self._server.pause()
