@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -52,6 +53,8 @@ STREAMS = 5
 
 def main() -> None:
     """Run one of the two commands."""
+    # Servers are in process groups of their own: whoever ends only this process would leave them behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     options = parse_arguments()
     cache = Cache(options.cache.absolute())
     if options.command == "setup":

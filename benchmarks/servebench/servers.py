@@ -42,6 +42,8 @@ class ServerSpec:
         environment: ``None`` for the one that runs the benchmark.
         model: one that ``peers.py setup`` makes; ``None`` for the default model's file.
         variables: its environment.
+        counted_anew: whether its streams tell the count of tokens where the load generator does not look, which then
+            tokenises the text again.
         note: what a reader must know to compare it.
     """
 
@@ -49,6 +51,7 @@ class ServerSpec:
     environment: str | None = None
     model: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    counted_anew: bool = False
     note: str = ""
 
 
@@ -67,6 +70,7 @@ SERVERS = {
             *("--ctx-size", "{all_context}", "--", "--alias", MODEL_NAME, "--threads", "{threads}"),
             *("--parallel", "{seats}", "--no-webui"),
         ),
+        counted_anew=True,
         note="the same file; a slot per user, continuous batching",
     ),
     "vllm float32": ServerSpec(

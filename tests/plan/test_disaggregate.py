@@ -91,6 +91,11 @@ def test_apart_no_prompt_stands_in_a_decode_s_way():
     assert asked.apart(placed) / placed.price > together
 
 
+def test_several_instances_serve_at_least_as_much_each():
+    asked = question(EASY)
+    assert asked.together(instance(), count=2) >= 2 * asked.together(instance()) * 0.95
+
+
 def test_both_pools_together_serve_about_what_the_slower_one_does():
     asked = question(EASY)
     placed = place(12.0, *rated(asked, [instance()], [instance()]))

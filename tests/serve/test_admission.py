@@ -251,6 +251,7 @@ def test_a_wrong_change_changes_nothing():
             for wrong in (
                 replace(config, sharing=SharingConfig(keys={"nobody": KeyLimits()})),
                 replace(config, access=AccessConfig(api_keys=("tiny",)), sharing=SharingConfig()),
+                replace(config, access=AccessConfig(), sharing=SharingConfig()),
             ):
                 with pytest.raises(ValueError, match="key"):
                     server.service.reconfigure(wrong)

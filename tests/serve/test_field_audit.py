@@ -54,7 +54,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "/v1/responses": {
         "context_management": [{"type": "compaction"}], "conversation": "x",
         "include": ["message.output_text.logprobs"], "max_tool_calls": 1, "moderation": {"model": "x"},
-        "prompt": {"id": "x"}, "prompt_cache_options": {"mode": "implicit"}, "prompt_cache_retention": "24h",
+        "prompt": {"id": "x"}, "prompt_cache_options": {"mode": "implicit"},
         "reasoning": {"effort": "low"}, "stream_options": {"include_obfuscation": False}, "top_logprobs": 2,
         "truncation": "auto",
     },

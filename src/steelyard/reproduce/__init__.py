@@ -22,6 +22,7 @@ REPRODUCTIONS: dict[str, str] = {
     "S14": "steelyard.reproduce.s14",
     "S19": "steelyard.reproduce.s19",
     "S23": "steelyard.reproduce.s23",
+    "S27": "steelyard.reproduce.s27",
     "S39": "steelyard.reproduce.s39",
     "S43": "steelyard.reproduce.s43",
     "S53": "steelyard.reproduce.s53",

@@ -92,9 +92,13 @@ class Service:
         """Apply what can change while the server runs: keys and limits. Other changes are named in the log, and wait.
 
         Raises:
-            ParamsError: as the constructor does; nothing has changed then.
+            ParamsError: as the constructor does, and if no key is left where there were some; nothing has changed then.
         """
         _key_ring(config)
+        if self.config.access.api_keys and not config.access.api_keys:
+            # A file that is being written is empty for a moment: it must not open the server to everybody.
+            problem = "no key is left, and everybody would be let in"
+            raise ParamsError(problem, field="api_key", remedy="Give a key, or start the server anew without one")
         waiting = _changed(self.config, config)
         self.config = replace(self.config, **{name: getattr(config, name) for name in _CHANGEABLE})
         self.keys.replace(config.access.api_keys)

@@ -76,6 +76,7 @@ class ToolParam(WireModel):
             parameters=self.input_schema,
             strict=self.strict is True,
             field=field,
+            schema_field="input_schema",
         )
 
 

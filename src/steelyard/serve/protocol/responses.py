@@ -125,6 +125,7 @@ class ResponsesRequest(WireModel):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
 
     conversation: JsonValue = Field(default=None, description="Refused, as the next ones are.")
     include: list[str] | None = None

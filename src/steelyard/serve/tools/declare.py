@@ -26,6 +26,7 @@ class Tool:
         parameters: JSON schema of the object of its arguments.
         strict: its arguments must fulfil the schema even where the model decides whether to call it.
         field: where in the request it stands, for errors.
+        schema_field: what the client calls ``parameters`` there.
 
     Raises:
         ParamsError: naming the part that is wrong or over a limit.
@@ -36,6 +37,7 @@ class Tool:
     parameters: Mapping[str, object]
     strict: bool = False
     field: str = "tools"
+    schema_field: str = "parameters"
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -44,7 +46,7 @@ class Tool:
             raise _wrong(f"{self.field}.description", f"it is longer than {MAX_DESCRIPTION_CHARS} characters")
         problem = schema_problem(self.parameters) or _parameters_problem(self.parameters)
         if problem is not None:
-            raise _wrong(f"{self.field}.parameters", problem)
+            raise _wrong(f"{self.field}.{self.schema_field}", problem)
 
     def as_json(self) -> dict[str, object]:
         """Return it in OpenAI's form, which chat templates expect."""

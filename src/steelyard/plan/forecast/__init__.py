@@ -1,0 +1,1 @@
+"""Forecasts of demand as distributions, for scaling decisions (S27)."""
