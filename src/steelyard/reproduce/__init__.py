@@ -25,6 +25,7 @@ REPRODUCTIONS: dict[str, str] = {
     "S27": "steelyard.reproduce.s27",
     "S39": "steelyard.reproduce.s39",
     "S43": "steelyard.reproduce.s43",
+    "S45": "steelyard.reproduce.s45",
     "S53": "steelyard.reproduce.s53",
     "S64": "steelyard.reproduce.s64",
     "S74": "steelyard.reproduce.s74",
