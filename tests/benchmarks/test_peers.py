@@ -31,6 +31,7 @@ from peerbench.workloads import (
     random_prompts,
     start_time,
 )
+from servebench.servers import SERVERS
 
 FAKE = Path(__file__).with_name("fake_engine.py")
 SHAPE = {"threads": 2, "seats": 1, "context": 64}
@@ -237,7 +238,8 @@ def test_engines_are_chosen_by_the_beginning_of_their_names_and_ours_is_always_t
 
 def test_every_contender_names_things_that_exist():
     scripts = Path(sys.modules["peerbench"].__file__).parent / "engines"
-    assert set(needed_environments(CONTENDERS)) == set(ENVIRONMENTS)
+    servers = {spec.environment for spec in SERVERS.values()} - {None}
+    assert {*needed_environments(CONTENDERS), *servers} == set(ENVIRONMENTS)
     assert set(needed_models(CONTENDERS)) == set(MODELS)
     assert {contender.script for contender in CONTENDERS.values()} == {path.name for path in scripts.glob("serve_*")}
 

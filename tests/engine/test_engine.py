@@ -366,26 +366,6 @@ def test_outputs_grow_and_end_finished(make_engine: EngineFactory) -> None:
     assert [output.finished for output in outputs] == [False] * (len(outputs) - 1) + [True]
 
 
-def test_whoever_waits_for_a_step_has_its_tokens_before_the_next_step_begins(make_engine: EngineFactory) -> None:
-    happened: list[str] = []
-
-    def begin(batch: Batch) -> float:
-        happened.append("step")
-        return 0.01
-
-    async def main() -> None:
-        engine = make_engine(executor=ModelledExecutor(begin, SyntheticTokens(100)))
-
-        async def work() -> None:
-            async for output in engine.submit(make_request("a", (1, 2), max_tokens=4)).outputs():
-                happened.append(f"{len(output.outputs[0].token_ids)} tokens")  # noqa: PERF401  when it is, matters
-
-        await serve(engine, work)
-
-    run_virtual(main())
-    assert happened == ["step", "1 tokens", "step", "2 tokens", "step", "3 tokens", "step", "4 tokens"]
-
-
 def test_a_cache_too_small_for_one_sequence_is_refused() -> None:
     with pytest.raises(MemoryBudgetError, match="max_model_len"):
         EngineConfig(max_model_len=100, num_kv_blocks=4, block_size=16)

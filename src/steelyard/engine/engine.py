@@ -244,10 +244,6 @@ class Engine:
                     self._wake.clear()
                     await self._wake.wait()
                 await step()
-                if self._coaster is None:
-                    # Real time passes: who waits for this step's tokens goes first, and may ask for something that the
-                    # next step can begin with. Once all cores compute, both would wait for one.
-                    await asyncio.sleep(0)
         except Exception as error:
             self._closed = True
             self._end_all(error if isinstance(error, SteelyardError) else _step_failed("scheduler", error))

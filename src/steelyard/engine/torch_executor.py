@@ -29,7 +29,11 @@ class TorchExecutor:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="steelyard-torch")
 
     async def execute(self, batch: Batch) -> StepOutput:
-        """Compute one step on the executor's thread."""
+        """Compute one step on the executor's thread.
+
+        Whoever was woken by the step before goes first: once all cores compute, its tokens would wait for one.
+        """
+        await asyncio.sleep(0)
         return await self.call(lambda: self._runner.run(batch))
 
     async def call(self, function: Callable[[], T]) -> T:

@@ -1,9 +1,9 @@
-"""Nano-batches: one batch cut so that computing, memory and network work at once: :func:`search` (S45, arXiv:2408.12757).
+"""Nano-batches: one batch cut so that computing, memory and network work at once: :func:`search` (S45, NanoFlow).
 
 From the paper: the operators of a layer by what bounds them, the optimum (compute-bound), and a search over number and
-order of nano-batches and over the GPU's shares. Chosen by us: curves from a share of the GPU to a share of an operator's
-rate (:data:`RATE_PER_SHARE`), two orders, even nano-batches and a grid of shares small enough to be tried whole; no
-solver is needed. Left out: launching, sampling, the output projection, and queues (the batch is always full).
+order of nano-batches and over the GPU's shares. Chosen by us: curves from a share of the GPU to a share of an
+operator's rate (:data:`RATE_PER_SHARE`), two orders, even nano-batches and a grid of shares small enough to be tried
+whole; no solver is needed. Left out: launching, sampling, the output projection, and queues (the batch is always full).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue
 
 from steelyard.serve.protocol.wire import WireModel
-from steelyard.serve.sse import ServerEvent, to_json
+from steelyard.serve.sse import ServerEvent
 from steelyard.serve.tools.answer import AnswerReader
 from steelyard.serve.tools.plan import ToolPlan
 from steelyard.serve.tools.reader import ArgumentsPiece, CallBegins, TextPiece, ToolPiece
@@ -153,7 +153,7 @@ def _input(text: str) -> dict[str, Any]:
     """Return a call's input; what could not be sent on as JSON is given in the manner that Anthropic advises."""
     try:
         value = json.loads(text or "{}")
-        to_json(value).encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         value = None
     return value if isinstance(value, dict) else {"INVALID_JSON": text}
