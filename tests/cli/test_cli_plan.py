@@ -117,6 +117,30 @@ def short_answers(tmp_path):
     return str(path)
 
 
+def test_nano_writes_the_plan_it_prints(capsys, tmp_path):
+    path = tmp_path / "plan.toml"
+    assert run(["plan", "nano", "llama-2-70b", "--json", "--out", str(path)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert "nano-batches" in printed.pop("reasons")[0]
+    assert tomllib.loads(path.read_text(encoding="utf-8")) == printed
+    assert printed["pipeline"]["num_nano"] > 1
+    assert printed["optimal_s"] < max(span["end_s"] for span in printed["spans"]) < printed["sequential_s"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["llama-2-70b", "--devices", "1"], 1, "Take more devices"),
+        (["llama-2-7b", "--batch", "0"], 2, "batch_tokens"),
+        (["llama-2-7c"], 2, "Did you mean llama-2-7b"),
+        (["llama-2-7b", "--device", "a1000"], 2, "device"),
+    ],
+)
+def test_nano_says_what_is_wrong(capsys, arguments, code, told):
+    assert run(["plan", "nano", *arguments]) == code
+    assert told in capsys.readouterr().err
+
+
 def test_place_prints_pools_beside_both_phases_together(capsys, short_answers):
     arguments = ["plan", "place", "opt-13b", "--trace", short_answers, "--max-devices", "1", "--requests", "10"]
     assert run([*arguments, "--network", "low", "--machine", "2", "--slo", "ttft=0.2,tpot=0.023"]) == 0

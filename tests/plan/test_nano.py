@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from steelyard.core.errors import MemoryBudgetError, ParamsError
+from steelyard.plan import nano
 from steelyard.plan.nano import Bound, NanoJob, candidates, operators, search, sequential_s, shared_rates, timeline
 from steelyard.plan.serving_catalogue import find_serving_device, find_serving_model
 
@@ -42,6 +43,16 @@ def test_timelines_obey_dependencies_and_resources(pipeline):
 def test_never_above_the_optimum_nor_below_sequential(job):
     plan = search(job)
     assert job.optimal_s <= plan.step_s <= plan.sequential_s * (1 + 1e-12)
+
+
+def test_where_nothing_overlaps_the_plan_is_one_operator_after_another(monkeypatch):
+    monkeypatch.setattr(nano, "RATE_PER_SHARE", dict.fromkeys(Bound, 1.0))
+    monkeypatch.setattr(nano, "candidates", lambda: [one for one in candidates() if one.num_nano == 4])
+    job = made(num_devices=2, batch_tokens=64)
+    plan = search(job)
+    assert plan.pipeline is None
+    assert plan.step_s == pytest.approx(sequential_s(job))
+    check(plan.spans, job, 1)
 
 
 def test_the_search_finds_the_best_candidate():

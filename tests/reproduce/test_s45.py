@@ -1,4 +1,4 @@
-"""S45: the paper's optimum by formula, and a pipeline that gains without reaching it."""
+"""S45: the formula of the optimum, and a pipeline that gains without reaching it."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from steelyard.plan.nano import search
 from steelyard.reproduce import s45
 
 
-def test_the_optimum_is_the_papers():
+def test_the_rate_of_products_gives_the_optimum_that_it_was_inferred_from():
     job = s45.job()
     assert job.tokens_per_s(job.optimal_s) == pytest.approx(s45.OPTIMUM, rel=0.03)
 

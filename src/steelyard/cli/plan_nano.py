@@ -67,9 +67,14 @@ def _second_layer(plan: NanoPlan, layer: tuple[Operator, ...]) -> list[tuple[str
 
 def _reasons(job: NanoJob, plan: NanoPlan) -> tuple[str, ...]:
     chosen = plan.pipeline
+    how = "Nothing that was tried beats one operator after another."
+    if chosen is not None:
+        how = (
+            f"{chosen.num_nano} nano-batches, {chosen.order.value} first; beside others memory takes "
+            f"{chosen.memory_share:.0%} and network {chosen.network_share:.0%} of the device."
+        )
     return (
-        f"{chosen.num_nano} nano-batches, {chosen.order.value} first; beside others memory takes "
-        f"{chosen.memory_share:.0%} and network {chosen.network_share:.0%} of the device.",
+        how,
         f"{job.tokens_per_s(plan.step_s):.0f} tokens/s and device, {plan.sequential_s / plan.step_s:.2f} times the "
         f"sequential {job.tokens_per_s(plan.sequential_s):.0f}, {job.optimal_s / plan.step_s:.0%} of the optimum "
         f"{job.tokens_per_s(job.optimal_s):.0f}.",
@@ -77,13 +82,14 @@ def _reasons(job: NanoJob, plan: NanoPlan) -> tuple[str, ...]:
 
 
 def _fields(job: NanoJob, plan: NanoPlan, model: str) -> dict[str, Any]:
+    chosen = plan.pipeline
     return {
         "kind": "nano",
         "model": model,
         "device": job.device.name,
         "num_devices": job.num_devices,
         "batch_tokens": job.batch_tokens,
-        "pipeline": {**asdict(plan.pipeline), "order": plan.pipeline.order.value},
+        **({} if chosen is None else {"pipeline": {**asdict(chosen), "order": chosen.order.value}}),
         "step_s": plan.step_s,
         "sequential_s": plan.sequential_s,
         "optimal_s": job.optimal_s,

@@ -21,7 +21,8 @@ from steelyard.hardware.catalogue.read import find_device, find_link
 from steelyard.plan.serving_catalogue import ServingDevice, kv_token_bytes, weights_bytes
 
 GEMM_SHARE = 260 / 312
-"""Of the A100's peak: the paper's optimum of 1,857 tokens/s and GPU is 260 Tflop/s over 2 · 70e9; inferred from it."""
+"""Of a device's peak: the paper's optimum of 1,857 tokens/s and GPU is 260 of the A100's 312 Tflop/s over 2 · 70e9; so
+inferred from it, and assumed of other devices."""
 
 
 class Bound(Enum):
@@ -46,6 +47,7 @@ _MEMORY_SHARES = (0.2, 0.3, 0.4, 0.5)
 _NETWORK_SHARES = (0.1, 0.2, 0.3)
 _AFTER = {1: (0,), 2: (0,), 3: (1, 2), 4: (3,), 5: (4,), 6: (5,)}
 """Operator → those of its layer that it waits for; the first waits for the last one of the layer before."""
+_LAST = max(_AFTER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +153,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NanoPlan:
-    """The fastest pipeline, its timeline, and the step without overlap."""
+    """The fastest pipeline (``None`` if nothing beats one operator after another), its timeline, and that step."""
 
-    pipeline: Pipeline
+    pipeline: Pipeline | None
     spans: tuple[Span, ...]
     sequential_s: float
 
@@ -210,7 +212,7 @@ def search(job: NanoJob) -> NanoPlan:
     tried = ((pipeline, timeline(job, pipeline)) for pipeline in candidates())
     pipeline, spans = min(tried, key=lambda one: max(span.end_s for span in one[1]))
     plan = NanoPlan(pipeline=pipeline, spans=spans, sequential_s=before)
-    return plan if plan.step_s < before else NanoPlan(pipeline=pipeline, spans=_in_a_row(job), sequential_s=before)
+    return plan if plan.step_s < before else NanoPlan(pipeline=None, spans=_in_a_row(job), sequential_s=before)
 
 
 def timeline(job: NanoJob, pipeline: Pipeline) -> tuple[Span, ...]:
@@ -259,8 +261,9 @@ def shared_rates(active: frozenset[Bound], pipeline: Pipeline) -> dict[Bound, fl
 
 def _freed(nano: int, place: int, done: set[tuple[int, int]], num_places: int) -> Iterator[int]:
     """Yield the places that wait for ``place`` and for nothing else any more."""
-    start, operator = place - place % 7, place % 7
-    if operator == 6 and place + 1 < num_places:
+    operator = place % (_LAST + 1)
+    start = place - operator
+    if operator == _LAST and place + 1 < num_places:
         yield place + 1
     for follower, needs in _AFTER.items():
         if operator in needs and all((nano, start + need) in done for need in needs):
