@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from steelyard.core.errors import ParamsError
 from steelyard.policies.scale import make_scale_policy
-from steelyard.policies.scale.expected_cost import believed_level, cheapest_count
+from steelyard.policies.scale.expected_cost import believed_level, cheapest_count, make_expected_cost
 from steelyard.policies.scale.types import ScaleView
 
 
@@ -87,3 +87,27 @@ def test_the_forecast_counts_and_not_the_past_where_there_is_one():
     policy = make_scale_policy("expected_cost", missing_cost=9.0, prior_weight=None)
     assert policy.decide(ScaleView(num_replicas=50, demands=(50.0,), forecast=futures)) == 4
     assert policy.decide(ScaleView(num_replicas=50, demands=(50.0,))) == 50
+
+
+@given(
+    futures=st.lists(st.floats(0, 9), min_size=5, max_size=5),
+    seen=st.lists(st.floats(0, 12), max_size=12),
+    prior_weight=st.sampled_from([None, 0.5, 4.0, 200.0]),
+    missing=st.sampled_from([1.0, 3.0, 10.0]),
+)
+def test_no_other_number_is_expected_to_cost_less_than_the_decided_one(futures, seen, prior_weight, missing):
+    policy = make_expected_cost(missing_cost=missing, prior_weight=prior_weight, min_replicas=0)
+    forecast = tuple((one,) for one in futures)
+    for demand in [1.0, *seen]:
+        decided = policy.decide(ScaleView(num_replicas=0, demands=(demand,), forecast=forecast))
+    costs = [policy.expected_cost(forecast, count) for count in range(15)]
+    assert costs[decided] == pytest.approx(min(costs))
+
+
+def test_expected_cost_by_hand():
+    policy = make_expected_cost(idle_cost=1.0, missing_cost=10.0, prior_weight=2.0, min_replicas=0)
+    forecast = ((1.0,), (2.0,), (3.0,), (4.0,))
+    policy.decide(ScaleView(num_replicas=0, demands=(), forecast=forecast))
+    assert policy.expected_cost(forecast, 3) == (2 + 1 + 0 + 10) / 4
+    policy.decide(ScaleView(num_replicas=3, demands=(3.5,), forecast=forecast))
+    assert policy.expected_cost(forecast, 3) == (2 * 13 / 4 + 0) / 3, "a demand at rank 3/4 stands for the third"

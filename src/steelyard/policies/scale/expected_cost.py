@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from steelyard.policies.registry import check_number
-from steelyard.policies.scale.types import Limits, ScalePolicy, ScaleView
+from steelyard.policies.scale.types import Futures, Limits, ScaleView
 
 DEFAULT_IDLE_COST = 1.0
 DEFAULT_MISSING_COST = 10.0
@@ -71,8 +71,30 @@ class ExpectedCostPolicy:
         self._learn(view.demands)
         self._last = [sorted(moment) for moment in zip(*view.forecast, strict=True)]
         demands = sorted(demand for path in view.forecast or (view.demands,) for demand in path)
-        level = believed_level(self._config.covered, self._ranks, self._config.prior_weight)
-        return self._config.limits.within(cheapest_count(demands, level))
+        return self._config.limits.within(cheapest_count(demands, self.level))
+
+    @property
+    def level(self) -> float:
+        """The level of a forecast that the policy asks for now, having seen where past demands fell."""
+        return believed_level(self._config.covered, self._ranks, self._config.prior_weight)
+
+    def expected_cost(self, forecast: Futures, num_replicas: int) -> float:
+        """Return what so many replicas would cost per moment, on average over what the policy believes may come.
+
+        That is the forecast, and with it past demands at their ranks: each of those weighs one, the forecast
+        ``prior_weight``. Of all numbers, :meth:`decide` takes one at which this is least.
+        """
+        demands = sorted(demand for path in forecast for demand in path)
+        costs = [self._cost(num_replicas, demand) for demand in demands]
+        foreseen, weight = sum(costs) / len(costs), self._config.prior_weight
+        if weight is None:
+            return foreseen
+        remembered = sum(costs[_place(rank, len(costs))] for rank in self._ranks)
+        return (weight * foreseen + remembered) / (weight + len(self._ranks))
+
+    def _cost(self, num_replicas: int, demand: float) -> float:
+        gap = num_replicas - math.ceil(demand)
+        return gap * self._config.idle_cost if gap > 0 else -gap * self._config.missing_cost
 
     def _learn(self, demands: tuple[float, ...]) -> None:
         """Note what share of its futures lay below each demand since the last decision."""
@@ -88,8 +110,12 @@ def cheapest_count(demands: Sequence[float], covered: float) -> int:
     """
     if not demands:
         return 0
-    place = min(len(demands) - 1, max(0, math.ceil(covered * len(demands)) - 1))
-    return max(0, math.ceil(demands[place]))
+    return max(0, math.ceil(demands[_place(covered, len(demands))]))
+
+
+def _place(level: float, num: int) -> int:
+    """Return which of ``num`` ascending values is the first that a share ``level`` does not exceed."""
+    return min(num - 1, max(0, math.ceil(level * num) - 1))
 
 
 def believed_level(wanted: float, ranks: Sequence[float], prior_weight: float | None) -> float:
@@ -117,7 +143,7 @@ def make_expected_cost(
     prior_weight: float | None = DEFAULT_PRIOR_WEIGHT,
     min_replicas: int = 1,
     max_replicas: int | None = None,
-) -> ScalePolicy:
+) -> ExpectedCostPolicy:
     """Return an :class:`ExpectedCostPolicy`; the options are :class:`ExpectedCostConfig`'s."""
     limits = Limits(least=min_replicas, most=max_replicas)
     return ExpectedCostPolicy(

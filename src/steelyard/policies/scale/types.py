@@ -2,15 +2,33 @@
 
 Whoever runs an autoscaler asks a policy at regular intervals how many replicas there shall be, and starts or stops the
 difference. Demand is counted in replicas: 2.5 means that two and a half of them would be busy. Forecasts are made
-elsewhere (:mod:`steelyard.plan.forecast`) and are part of the view, as possible futures; a policy sees no model.
+elsewhere (:mod:`steelyard.plan.forecast`) and are part of the view, as possible futures; a policy sees no model. An
+autoscaler asks whoever makes them by :class:`DemandForecaster`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from steelyard.core.errors import ParamsError
+
+Futures = tuple[tuple[float, ...], ...]
+"""Possible futures, each as likely as any other: a demand in replicas per moment."""
+
+
+class DemandForecaster(Protocol):
+    """Says what may come of demand. It is trained already, and asked at moments of equal length."""
+
+    def futures(self, demands: Sequence[float], num_moments: int) -> Futures:
+        """Return possible futures of the next moments; none if it cannot say anything yet.
+
+        Args:
+            demands: of every moment since those that the forecaster was trained on, oldest first; in replicas.
+            num_moments: to look ahead.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +44,7 @@ class ScaleView:
 
     num_replicas: int
     demands: tuple[float, ...]
-    forecast: tuple[tuple[float, ...], ...] = ()
+    forecast: Futures = ()
 
 
 class ScalePolicy(Protocol):
