@@ -92,7 +92,7 @@ def scale(
         num_running=running,
         seed=seed,
     )
-    with working("reading the history") as tell:
+    with working("forecasting and deciding") as tell:
         plan = plan_scale(job, tell)
     text = "\n\n".join(
         [_head(plan), format_table(_HEADERS, [_row(job, one) for one in plan.steps]), _judged_text(plan)]
@@ -195,16 +195,18 @@ def _scaled_text(cost: ScalingCost, hour_s: float) -> str:
 
 
 def _limit_reasons(plan: ScalePlan) -> Iterator[str]:
-    job, counts = plan.job, [one.replicas for one in plan.steps]
-    if job.limits.most is not None and max(counts) == job.limits.most:
-        worst = max(plan.steps, key=lambda one: one.short_share)
-        yield f"--max binds: with {job.limits.most} replicas {_clock(worst.at_s)} is short in {worst.short_share:.0%}"
-    late = [one for one in plan.steps if one.standing < one.replicas]
-    if late:
+    job = plan.job
+    bound = [one for one in plan.steps if one.replicas == job.limits.most and one.cost_more < one.cost]
+    if bound:
+        worst = max(bound, key=lambda one: one.short_share)
         yield (
-            f"Replicas start for {job.cold_start_s:g} s: until {_clock(late[-1].at_s + job.history.raw.step_s)} fewer "
-            f"stand than are wanted, which orders before the plan begins would have changed"
+            f"--max {job.limits.most} binds on {len(bound)} steps: at {_clock(worst.at_s)} it is too few in "
+            f"{worst.short_share:.0%} of the possible futures"
         )
+    late = [one for one in plan.steps[: job.cold_steps] if one.standing < one.replicas]
+    if late:
+        until = _clock(late[-1].at_s + job.history.raw.step_s)
+        yield f"Replicas take {job.cold_start_s:g} s to start: until {until} fewer stand than are wanted"
 
 
 def _fields(plan: ScalePlan) -> dict[str, Any]:
