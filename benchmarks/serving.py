@@ -1,7 +1,7 @@
 """Steelyard's server under load by clients that others wrote, beside other servers, its own engine and its aims.
 
     python benchmarks/serving.py setup
-    python benchmarks/serving.py run [--parts load http latency start] [--servers SERVER …] [--users 1 16 64]
+    python benchmarks/serving.py run [--parts load steady http latency start] [--servers SERVER …] [--users 1 16 64]
                                      [--repeats 3] [--threads 2] [--write]
 
 ``setup`` makes environments and models where ``peers.py`` keeps its own (``--cache``): llama.cpp's server, built from
@@ -9,6 +9,7 @@ source, and vLLM's CPU build, which also brings the load generator. wrk must be 
 
 load      as many users at once, who ask again as soon as they are answered, two requests each: 128 tokens in, 64 out,
           greedy, new prompts in every round, sent by ``vllm bench serve``; beside it the same engine without a server
+steady    as many users sent by wrk, which takes less of the cores than vLLM's generator, beside the engine alone
 http      64 connections of wrk before a server whose engine takes no time
 latency   what lies between the end of an engine's step and a client's socket, one stream
 start     process start to first token of a request sent as soon as the port answers
@@ -38,6 +39,7 @@ from servebench.latency import added_s
 from servebench.load import CLIENT_MODEL, OFFLINE_NAME, Load, OfflineEngine, Server, Taker, VllmClient, take_turns
 from servebench.servers import SERVERS, ServerSpec, Shape, missing
 from servebench.start import measure_starts
+from servebench.steady import measure_steady
 
 from steelyard.core.clock import utc_timestamp
 from steelyard.core.environment import cache_directory
@@ -112,6 +114,14 @@ def load_part(cache: Cache, options: argparse.Namespace) -> list[str]:
     return lines + without_figures({**failures, **failed})
 
 
+def steady_part(cache: Cache, options: argparse.Namespace) -> list[str]:
+    """Measure what the server keeps of its engine's throughput."""
+    lines = []
+    for number in options.users:
+        lines += report.steady_lines(measure_steady(cache, options.threads, load_of(number), options.repeats), number)
+    return lines
+
+
 def http_part(cache: Cache, options: argparse.Namespace) -> list[str]:
     """Measure the HTTP layer."""
     return [*report.http_table(measure_http(cache, options.threads, WRK_S)), ""]
@@ -131,6 +141,7 @@ def start_part(cache: Cache, options: argparse.Namespace) -> list[str]:
 
 PARTS: Mapping[str, Callable[[Cache, argparse.Namespace], list[str]]] = {
     "load": load_part,
+    "steady": steady_part,
     "http": http_part,
     "latency": latency_part,
     "start": start_part,

@@ -100,13 +100,18 @@ def read_wrk(text: str) -> HttpFigures:
     Raises:
         PeerError: if requests failed.
     """
-    if failed := re.search(r"Non-2xx or 3xx responses: \d+|Socket errors: .*", text):
-        raise PeerError(f"wrk: {failed.group()}")
+    check_wrk(text)
     return HttpFigures(
         requests_per_s=float(_found(r"Requests/sec:\s+([\d.]+)", text)[0]),
         p50_ms=_ms(*_found(r"50%\s+([\d.]+)(us|ms|s)", text)),
         p99_ms=_ms(*_found(r"99%\s+([\d.]+)(us|ms|s)", text)),
     )
+
+
+def check_wrk(text: str) -> None:
+    """Raise ``PeerError`` if wrk says that requests failed."""
+    if failed := re.search(r"Non-2xx or 3xx responses: \d+|Socket errors: .*", text):
+        raise PeerError(f"wrk: {failed.group()}")
 
 
 def _found(pattern: str, text: str) -> tuple[str, ...]:

@@ -56,6 +56,16 @@ def kept(figures: Mapping[tuple[str, int], Sequence[Figures]], users: int) -> st
     )
 
 
+def steady_lines(rounds: Sequence[tuple[Figures, Figures]], users: int) -> list[str]:
+    """Return what the server keeps of the engine's throughput under wrk, by the rounds' own ratios."""
+    ours, alone = ([pair[index].tokens_per_s for pair in rounds] for index in (0, 1))
+    ratios = spread([one / other for one, other in zip(ours, alone, strict=True)])
+    return [
+        f"- {users} users by wrk: {spread(ours)} tok/s of the engine's {spread(alone)}; the server keeps {ratios}, "
+        f"{ratios.median / OF_OFFLINE_AIM:.2f} of the aim of {OF_OFFLINE_AIM}"
+    ]
+
+
 def http_table(figures: Mapping[str, HttpFigures]) -> list[str]:
     """Return the table of the HTTP layer."""
     lines = [row(["64 connections", "requests/s", "streamed or answered tokens/s", "median, ms", "p99, ms"])]

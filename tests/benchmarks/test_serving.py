@@ -14,6 +14,8 @@ from servebench.instrumented_server import END
 from servebench.latency import step_ends_s
 from servebench.load import OFFLINE_NAME, TIMES, Figures, Load, figures_of, take_turns, warm_up
 from servebench.servers import SERVERS, answers, free_port, missing
+from servebench.steady import lua as steady_lua
+from servebench.steady_engine import least, most
 from servebench.wire import request_bytes
 
 LOAD = Load(users=2, requests=4, prompt_tokens=8, output_tokens=5)
@@ -145,3 +147,18 @@ def test_what_a_server_lacks_is_told(tmp_path) -> None:
     assert missing(SERVERS[OURS], cache) is None
     assert missing(SERVERS["vllm float32"], cache) == "environment vllm is not set up"
     assert not answers(f"http://127.0.0.1:{free_port()}/health")
+
+
+def test_a_steady_load_has_unlike_answers_of_the_mean_that_was_asked_for() -> None:
+    assert [(least(mean), most(mean)) for mean in (1, 2, 64)] == [(1, 1), (1, 3), (32, 96)]
+    script = steady_lua(Load(users=2, requests=4, prompt_tokens=8, output_tokens=64), seed=3)
+    assert "math.randomseed(3)" in script
+    assert "math.random(32, 96)" in script
+    assert "{{" not in script
+    assert "}}" not in script
+
+
+def test_what_a_server_keeps_is_the_median_of_the_rounds_own_ratios() -> None:
+    rounds = [(figures(90.0), figures(100.0)), (figures(100.0), figures(100.0)), (figures(190.0), figures(200.0))]
+    (line,) = report.steady_lines(rounds, 64)
+    assert "the server keeps 0.95 (0.90 … 1.00), 1.00 of the aim of 0.95" in line
