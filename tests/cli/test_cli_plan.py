@@ -1,7 +1,10 @@
 """``steelyard plan``: tables, JSON, TOML files, reasons, and errors that name what is wrong."""
 
 import json
+import math
+import random
 import tomllib
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -181,4 +184,62 @@ def test_place_writes_the_plan_it_prints(capsys, tmp_path, short_answers):
 )
 def test_place_says_what_is_wrong(capsys, arguments, code, told):
     assert run(["plan", "place", *arguments]) == code
+    assert told in capsys.readouterr().err
+
+
+@pytest.fixture
+def history(tmp_path):
+    """Return a load's file: ten days of hours, the same every day but for noise, beside an indicator."""
+    rng, path = random.Random(0), tmp_path / "load.csv"
+    loads = [30 - 25 * math.cos(2 * math.pi * hour / 24) + rng.random() for hour in range(240)]
+    lines = [f"{datetime(2024, 1, 1) + timedelta(hours=hour)},{load},{rng.random()}" for hour, load in enumerate(loads)]
+    path.write_text("\n".join(["time,requests,noise", *lines]), encoding="utf-8")
+    return str(path)
+
+
+SCALE = ["--unit", "10", "--forecaster", "seasonal", "--horizon", "21600", "--context", "24"]
+
+
+def test_scale_prints_quantiles_replicas_and_how_good_it_was(capsys, history):
+    assert run(["plan", "scale", history, *SCALE, "--cold-start", "3600", "--max", "2", "--running", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "requests: 1 to 2 replicas over 6 h from 2024-01-11 00:00 UTC" in out
+    assert len([line for line in out.splitlines() if line.startswith("2024-01-11")]) == 6
+    assert "CRPS is 0." in out
+    assert "of naive's" in out
+    assert "so 91% of demands are to be covered" in out
+    assert "--max 2 binds on" in out
+    assert "Replicas take 3600 s to start: until 2024-01-11 01:00" in out
+
+
+def test_scale_writes_the_plan_it_prints(capsys, tmp_path, history):
+    path = tmp_path / "plan.toml"
+    arguments = [*SCALE, "--column", "requests", "--policy", "reactive", "--json", "--out", str(path)]
+    assert run(["plan", "scale", history, *arguments]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("reasons")
+    assert tomllib.loads(path.read_text(encoding="utf-8")) == printed
+    assert [one["forecaster"] for one in printed["held_out"]] == ["seasonal", "naive"]
+    assert printed["steps"][1]["at"] == "2024-01-11T01:00:00+00:00"
+    assert len(printed["steps"][0]["load"]) == len(printed["quantiles"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--forecaster", "season"], 2, "Did you mean seasonal"),
+        (["--policy", "expected"], 2, "Did you mean expected_cost"),
+        (["--column", "request"], 2, "Did you mean requests"),
+        (["--unit", "0"], 2, "unit: 0 is not above 0"),
+        (["--every", "0"], 2, "every"),
+        (["--every", "60"], 2, "Give at least 3600"),
+        (["--min", "4", "--max", "3"], 2, "4 to 3 is no range"),
+        (["--horizon", "1e6"], 2, "too few to look back"),
+        (["--idle-cost", "0"], 2, "idle_cost"),
+        (["--running", "-1"], 2, "running"),
+        (["--cold-start", "-1"], 2, "cold_start"),
+    ],
+)
+def test_scale_says_what_is_wrong(capsys, history, arguments, code, told):
+    assert run(["plan", "scale", history, *SCALE, *arguments]) == code
     assert told in capsys.readouterr().err

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
@@ -96,17 +96,20 @@ def error_console() -> Console:
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    """Show on standard error that ``what`` is going on: a spinner on a terminal, else one line if it takes long."""
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """Show on standard error that ``what`` is going on: a spinner on a terminal, else one line if it takes long.
+
+    What the block gets says what is going on by now, on a terminal.
+    """
     console = error_console()
     if console.is_terminal:
-        with console.status(what):
-            yield
+        with console.status(what) as status:
+            yield status.update
         return
     timer = Timer(_SLOW_S, write_error_line, [what + " …"])
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield lambda now: None
     finally:
         timer.cancel()

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from steelyard.core.errors import InputError
-from steelyard.plan.forecast.baselines import RepeatForecaster, StateSpaceForecaster
+from steelyard.plan.forecast.baselines import StateSpaceForecaster
 from steelyard.plan.forecast.deep_ar import train_recurrent
 from steelyard.plan.forecast.harmony import HarmonyConfig, train_harmony
+from steelyard.plan.forecast.repeat import RepeatForecaster
 from steelyard.plan.forecast.replay import NOTHING, ScalingCost, replay
 from steelyard.plan.forecast.scores import ForecastScores, crps, forecast_scores
 from steelyard.plan.forecast.series import (

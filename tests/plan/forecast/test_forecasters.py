@@ -8,7 +8,7 @@ import torch
 from forecast_series import INDICATORS, made_up
 
 from steelyard.core.errors import InputError
-from steelyard.plan.forecast.baselines import RepeatForecaster, StateSpaceForecaster
+from steelyard.plan.forecast.baselines import StateSpaceForecaster
 from steelyard.plan.forecast.deep_ar import train_recurrent
 from steelyard.plan.forecast.harmony import (
     HarmonyConfig,
@@ -17,6 +17,7 @@ from steelyard.plan.forecast.harmony import (
     may_attend,
     train_harmony,
 )
+from steelyard.plan.forecast.repeat import RepeatForecaster
 from steelyard.plan.forecast.scores import crps
 from steelyard.plan.forecast.series import Series, origins, scale_series
 from steelyard.plan.forecast.training import TrainingConfig

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import StudentT
 
 from steelyard.plan.forecast.series import CALENDAR_WIDTH, Floats, Ints, Series, windows
-from steelyard.plan.forecast.training import Batch, TrainingConfig, descend, training_windows
-from steelyard.plan.forecast.types import Task
+from steelyard.plan.forecast.training import Batch, TrainingConfig, descend, training_for, training_windows
+from steelyard.plan.forecast.types import FitRequest, Forecaster, Task
 
 _LEAST_SCALE = 1e-3
 _LEAST_FREEDOM = 2.1  # a variance exists
@@ -104,3 +104,8 @@ def train_recurrent(
         how = training or TrainingConfig()
         descend(network, loss, training_windows(many, task, how.stride), how, task.seed)
     return RecurrentForecaster(network, task)
+
+
+def make_recurrent(asked: FitRequest) -> Forecaster:
+    """Return a network trained on one series; it sees the target alone."""
+    return train_recurrent([asked.series], asked.task, training_for(asked.series, asked.task))

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from steelyard.core.errors import InputError
 from steelyard.plan.forecast.series import CALENDAR_WIDTH, TARGET, Floats, Ints, Series, windows
-from steelyard.plan.forecast.training import Batch, TrainingConfig, descend, training_windows
-from steelyard.plan.forecast.types import Task
+from steelyard.plan.forecast.training import Batch, TrainingConfig, descend, training_for, training_windows
+from steelyard.plan.forecast.types import FitRequest, Forecaster, Task
 
 CALENDAR = "calendar"
 _LEAST_SCALE = 1e-3
@@ -225,3 +225,9 @@ def train_harmony(
         how = training or TrainingConfig()
         descend(network, loss, training_windows(many, task, how.stride), how, task.seed)
     return HarmonyForecaster(network, columns, task)
+
+
+def make_harmony(asked: FitRequest) -> Forecaster:
+    """Return a network trained on one series."""
+    training = training_for(asked.series, asked.task)
+    return train_harmony([asked.series], asked.indicators, asked.task, training=training)

@@ -1,8 +1,8 @@
 """What scaling by a policy would have cost on a series: idle replicas, and missing ones.
 
-At each origin the policy is shown what was demanded since the last one and, if somebody forecasts, possible futures up
-to the next; its number of replicas then holds for the horizon. Replicas are there at once: how long they take to start
-is the simulator's matter.
+At each origin the policy is shown what was demanded since the last one and, if somebody forecasts, possible futures;
+its number of replicas then holds to the next origin. Replicas may take some steps to start, and cost like idle ones
+meanwhile; they stop at once. What happens to requests is the simulator's matter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steelyard.plan.forecast.series import Floats
+from steelyard.plan.forecast.series import Floats, Ints
 from steelyard.policies.scale.types import ScalePolicy, ScaleView
 
 
@@ -20,7 +20,7 @@ class ScalingCost:
     """What came of a replay; replicas times steps.
 
     Attributes:
-        idle: there and not needed.
+        idle: paid, and not needed or not there yet.
         missing: needed and not there.
         num_short_steps: steps on which any was missing.
         num_steps: of the replay.
@@ -48,30 +48,44 @@ class ScalingCost:
 NOTHING = ScalingCost(idle=0, missing=0, num_short_steps=0, num_steps=0)
 
 
-def replay(policy: ScalePolicy, before: Floats, came: Floats, futures: Floats | None) -> ScalingCost:
+def replay(
+    policy: ScalePolicy, before: Floats, came: Floats, futures: Floats | None, cold_steps: int = 0
+) -> ScalingCost:
     """Return what ``policy`` would have cost.
 
     Args:
         policy: asked at each origin in turn.
         before: ``[steps]``, demand in replicas known at the first origin.
         came: ``[origins, horizon]``, demand in replicas; origins follow one another without a gap.
-        futures: ``[origins, futures, horizon]``; ``None`` if nobody forecasts.
+        futures: ``[origins, futures, steps ahead]``, as many steps as the policy shall look ahead; ``None`` if nobody
+            forecasts.
+        cold_steps: that a replica takes to start.
     """
-    total, known, num_replicas = NOTHING, before, 0
+    known, decided = before, [0]
     for origin, demands in enumerate(came):
         forecast = () if futures is None else tuple(map(tuple, futures[origin].tolist()))
-        view = ScaleView(num_replicas=num_replicas, demands=tuple(known.tolist()), forecast=forecast)
-        num_replicas = policy.decide(view)
-        total, known = total + _held(num_replicas, demands), demands
-    return total
+        decided.append(
+            policy.decide(ScaleView(num_replicas=decided[-1], demands=tuple(known.tolist()), forecast=forecast))
+        )
+        known = demands
+    return _cost(np.repeat(decided[1:], came.shape[1]), np.ceil(came.ravel()).astype(int), cold_steps)
 
 
-def _held(num_replicas: int, demands: Floats) -> ScalingCost:
-    """Return what holding so many replicas against ``demands`` costs."""
-    gaps = num_replicas - np.ceil(demands).astype(int)
+def standing(paid: Ints, cold_steps: int, before: int) -> Ints:
+    """Return how many replicas stand at each step, of ``paid`` ones that stand or start.
+
+    One that takes ``cold_steps`` to start stands if it was paid in all of the steps before; ``before`` stood at first.
+    """
+    padded = np.concatenate([np.full(cold_steps, before), paid])
+    least: Ints = np.lib.stride_tricks.sliding_window_view(padded, cold_steps + 1).min(axis=1)
+    return least
+
+
+def _cost(paid: Ints, needed: Ints, cold_steps: int) -> ScalingCost:
+    missing = np.maximum(0, needed - standing(paid, cold_steps, int(paid[0])))
     return ScalingCost(
-        idle=int(gaps[gaps > 0].sum()),
-        missing=int(-gaps[gaps < 0].sum()),
-        num_short_steps=int((gaps < 0).sum()),
-        num_steps=len(gaps),
+        idle=int(np.maximum(0, paid - needed).sum()),
+        missing=int(missing.sum()),
+        num_short_steps=int((missing > 0).sum()),
+        num_steps=len(needed),
     )

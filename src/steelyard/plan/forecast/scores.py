@@ -49,6 +49,16 @@ def forecast_scores(samples: Floats, came: Floats) -> ForecastScores:
     )
 
 
+def coverage(samples: Floats, came: Floats) -> tuple[float, ...]:
+    """Return the share of what came at or below each of :data:`QUANTILES`; those would be right.
+
+    Args:
+        samples: ``[origins, futures, horizon]``.
+        came: ``[origins, horizon]``.
+    """
+    return tuple((came <= np.quantile(samples, QUANTILES, axis=1)).mean(axis=(1, 2)).tolist())
+
+
 def crps(samples: Floats, came: Floats) -> Floats:
     """Return the continuous ranked probability score (Gneiting and Raftery, 2007), ``[origins, horizon]``.
 

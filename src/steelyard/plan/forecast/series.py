@@ -56,7 +56,7 @@ class Series:
         name: as measured.
         load: ``[steps]``, the target in its own unit.
         scaled: ``[steps, indicators]``; the first column is to be forecast.
-        calendar: ``[steps, 6]``: sine and cosine of the time within the hour, the day and the week.
+        calendar: ``[steps and those ahead, 6]``: sine and cosine of the time within the hour, the day and the week.
         num_train: steps from the beginning that training may see.
         typical: of the target; see the module.
         mean: of the target's logarithm.
@@ -81,8 +81,13 @@ class Series:
         return load
 
 
-def scale_series(raw: RawSeries, num_train: int) -> Series:
+def scale_series(raw: RawSeries, num_train: int, num_ahead: int = 0) -> Series:
     """Return ``raw`` on the forecasters' scale.
+
+    Args:
+        raw: as measured.
+        num_train: steps that training may see.
+        num_ahead: steps after the last that may be forecast; their calendar is known.
 
     Raises:
         InputError: if there are too few steps to learn a scale from.
@@ -101,7 +106,7 @@ def scale_series(raw: RawSeries, num_train: int) -> Series:
         name=raw.name,
         load=raw.values[:, 0],
         scaled=(logs - means) / deviations,
-        calendar=_calendar(raw),
+        calendar=_calendar(raw, len(raw.values) + num_ahead),
         num_train=num_train,
         typical=float(typical[0]),
         mean=float(means[0]),
@@ -118,8 +123,8 @@ def _grown(column: Floats, num_train: int) -> Floats:
     return np.maximum(growth, 0) if is_counter else column
 
 
-def _calendar(raw: RawSeries) -> Floats:
-    seconds = raw.first_s + raw.step_s * np.arange(len(raw.values))
+def _calendar(raw: RawSeries, num_steps: int) -> Floats:
+    seconds = raw.first_s + raw.step_s * np.arange(num_steps)
     angles = [2 * np.pi * seconds / period for period in _PERIODS_S]
     return np.stack([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from steelyard.plan.forecast.types import Task
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """The past, what came, and the calendar, as :func:`steelyard.plan.forecast.series.windows` gives them."""
+_ENOUGH_STEPS, _SMALL_BATCH, _MOST_EPOCHS = 100, 64, 30
 _CHECKED_SHARE = 8  # one step in so many, the last of training, decides which epoch was best
 
 
@@ -38,6 +39,16 @@ class TrainingConfig:
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
     max_norm: float = 1.0
+
+
+def training_for(series: Series, task: Task) -> TrainingConfig:
+    """Return how to train on one series alone: smaller batches and more passes where there are few windows."""
+    usual = TrainingConfig()
+    num_windows = max(1, series.num_train - task.context - task.horizon)
+    if num_windows >= _ENOUGH_STEPS // usual.num_epochs * usual.batch_size:
+        return usual
+    num_epochs = _ENOUGH_STEPS // max(1, num_windows // _SMALL_BATCH)
+    return replace(usual, batch_size=_SMALL_BATCH, num_epochs=min(_MOST_EPOCHS, max(usual.num_epochs, num_epochs)))
 
 
 def training_windows(many: Sequence[Series], task: Task, stride: int) -> tuple[Batch, Batch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,23 @@ class Task:
     horizon: int = 6
     num_futures: int = 100
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FitRequest:
+    """What a forecaster for one series is made from.
+
+    Attributes:
+        series: whose training part may be seen.
+        indicators: names of its columns, the target first.
+        task: what will be asked.
+        season: steps after which things repeat.
+    """
+
+    series: Series
+    indicators: Sequence[str]
+    task: Task
+    season: int
 
 
 class Forecaster(Protocol):
