@@ -24,6 +24,7 @@ from steelyard.engine.config import EngineConfig
 from steelyard.hardware.catalogue.read import find_device
 from steelyard.hardware.device import Device, machine_from_table
 from steelyard.sim.cluster import Cluster, ReplicaGroup
+from steelyard.sim.conditions import Autoscale, Death, Fault, LinkLoss, Slowness, Strike
 
 _T = TypeVar("_T")
 _Table = Mapping[str, Any]
@@ -53,17 +54,24 @@ def read_cluster(path: Path) -> Cluster:
 
 def cluster_from_table(table: _Table) -> Cluster:
     """Return the cluster of a table read by ``tomllib``; raises ``InputError`` like :func:`read_cluster`."""
-    check_keys(table, ("name", "replicas", "router"), "")
-    groups = table.get("replicas", ())
-    if not isinstance(groups, list):
-        raise InputError("it is no array of tables", field="replicas", remedy="Write [[replicas]] per group")
+    check_keys(table, ("name", "replicas", "router", "faults", "autoscale"), "")
     router = dict(_subtable(table, "router", ""))
     return Cluster(
         name=table.get("name", "cluster"),
-        groups=tuple(_group(entry, f"replicas[{index}]") for index, entry in enumerate(groups)),
+        groups=_each(table, "replicas", _group),
         route=router.pop("policy", "least_loaded"),
         route_options=router,
+        faults=_each(table, "faults", _fault),
+        autoscalers=_each(table, "autoscale", _autoscale),
     )
+
+
+def _each(table: _Table, key: str, read: Callable[[_Table, str], _T]) -> tuple[_T, ...]:
+    """Return what ``read`` makes of each table of an array."""
+    entries = table.get(key, [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError("it is no array of tables", field=key, remedy=f"Write [[{key}]] for each")
+    return tuple(read(entry, f"{key}[{index}]") for index, entry in enumerate(entries))
 
 
 def _group(table: _Table, where: str) -> ReplicaGroup:
@@ -81,6 +89,28 @@ def _group(table: _Table, where: str) -> ReplicaGroup:
         },
         where,
     )
+
+
+def _fault(table: _Table, where: str) -> Fault:
+    rest = dict(table)
+    name = rest.pop("kind", None)
+    if name not in FAULTS:
+        problem = "is missing" if name is None else f"there is no fault {name!r}"
+        raise InputError(problem, field=f"{where}.kind", remedy=f"Use one of {', '.join(FAULTS)}")
+    own = {member.name for member in fields(FAULTS[name])} - {"strike"}
+    check_keys(rest, {*own, *(member.name for member in fields(Strike))}, where)
+    strike = made(Strike, {key: value for key, value in rest.items() if key not in own}, where)
+    return made(FAULTS[name], {"strike": strike, **{key: rest[key] for key in rest if key in own}}, where)
+
+
+FAULTS: dict[str, type[Fault]] = {"death": Death, "slow": Slowness, "link": LinkLoss}
+
+
+def _autoscale(table: _Table, where: str) -> Autoscale:
+    """Return an autoscaler; keys that are not its own are its policy's."""
+    own = {member.name for member in fields(Autoscale)} - {"options"}
+    options = {key: value for key, value in table.items() if key not in own}
+    return made(Autoscale, {**{key: table[key] for key in table if key in own}, "options": options}, where)
 
 
 def _steps(table: _Table, where: str) -> StepModel:

@@ -12,7 +12,7 @@ from html import escape
 import numpy as np
 
 from steelyard.core.units import format_seconds
-from steelyard.sim.result import RequestRecord, Sample, SimulationResult, Spread, Summary
+from steelyard.sim.result import Event, RequestRecord, Sample, SimulationResult, Spread, Summary
 
 _WIDTH, _HEIGHT = 560, 220
 _LEFT, _BOTTOM, _TOP = 56, 28, 10
@@ -64,6 +64,10 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("preemptions", f"{summary.num_preemptions:,}"),
         ("prefix cache hits", f"{summary.hit_share:.1%} of prompt tokens"),
     ]
+    if summary.events:
+        rows.append(("events", ", ".join(f"{count} {kind}" for kind, count in summary.events.items())))
+        told = f"{summary.num_continuations} continued, {summary.num_retries} sent again"
+        rows += [("requests that changed machines", told), ("replica-hours", f"{summary.replica_hours:,.2f}")]
     rows += [("energy", f"{summary.kwh:,.2f} kWh")] if summary.kwh else []
     rows += [("cost", f"{summary.dollars:,.2f} $")] if summary.dollars is not None else []
     return rows
@@ -181,27 +185,37 @@ def _axes(x_max: float, y_max: float) -> str:
 
 
 def _timeline(result: SimulationResult) -> str:
-    """Return how busy each machine was, one row each, darker for busier."""
+    """Return how busy each machine was, one row each, darker for busier, and what happened to it."""
     rows: dict[str, list[Sample]] = defaultdict(list)
     for sample in result.samples:
         rows[sample.machine].append(sample)
     if not rows:
         return ""
     end_s = max(sample.at_s for sample in result.samples)
+    starts_s = {machine.name: machine.start_s for machine in result.machines}
+    heights = {machine: number * _ROW_HEIGHT for number, machine in enumerate(rows)}
     lines = []
-    for number, (machine, samples) in enumerate(rows.items()):
-        y = number * _ROW_HEIGHT
+    for machine, samples in rows.items():
+        y = heights[machine]
         lines.append(f'<text x="{_LEFT + 44}" y="{y + _ROW_HEIGHT - 1}" text-anchor="end">{escape(machine)}</text>')
-        lines += [_shaded(x, width, y, shade) for x, width, shade in _runs(samples, end_s)]
+        lines += [_shaded(x, width, y, shade) for x, width, shade in _runs(samples, starts_s[machine], end_s)]
+    lines += [_mark(event, heights[event.machine], end_s) for event in result.events if event.machine in heights]
     size = f'width="{2 * _WIDTH + _LEFT}" height="{len(rows) * _ROW_HEIGHT + 4}"'
     return f"<figure><figcaption>busy machines over time</figcaption><svg {size}>{''.join(lines)}</svg></figure>"
 
 
-def _runs(samples: Sequence[Sample], end_s: float) -> list[tuple[float, float, int]]:
+def _mark(event: Event, y: float, end_s: float) -> str:
+    """Return a mark at the time of an event, which a pointer makes tell what it was."""
+    x = _LEFT + 50 + event.at_s * (2 * _WIDTH - 60) / end_s
+    told = escape(f"{event.machine} {event.kind} at {event.at_s:.0f} s")
+    return f'<rect x="{x:.1f}" y="{y}" width="2" height="{_ROW_HEIGHT - 1}" fill="#c4572e"><title>{told}</title></rect>'
+
+
+def _runs(samples: Sequence[Sample], start_s: float, end_s: float) -> list[tuple[float, float, int]]:
     """Return (x, width, shade) of stretches that are equally busy."""
     left, scale = _LEFT + 50, (2 * _WIDTH - 60) / end_s
     found: list[tuple[float, float, int]] = []
-    before_s = 0.0
+    before_s = start_s
     for sample in samples:
         x, width, shade = left + before_s * scale, (sample.at_s - before_s) * scale, round(sample.busy_share * _SHADES)
         if found and found[-1][2] == shade:

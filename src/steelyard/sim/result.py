@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum, unique
 
 import numpy as np
 
 from steelyard.core.errors import ParamsError
 
 JOULES_PER_KWH = 3.6e6
+SECONDS_PER_HOUR = 3600.0
 PERCENTILES = (50, 90, 99)
 
 
@@ -97,8 +99,8 @@ class MachineRecord:
     Attributes:
         name: of the replica.
         group: of which group it is.
-        start_s: when it joined.
-        end_s: when it left, or the simulation ended.
+        start_s: when it was ordered: what it costs and draws counts from then on.
+        end_s: when it died or left, or the simulation ended.
         num_steps: it computed.
         busy_s: in steps.
         num_prefill_tokens: tokens of prompts computed, again after a preemption.
@@ -161,6 +163,35 @@ class Sample:
     watts: float
 
 
+@unique
+class EventKind(StrEnum):
+    """What may happen to a replica."""
+
+    DIED = "died"
+    REPAIRED = "repaired"
+    SLOW = "slow"
+    NOT_SLOW = "no longer slow"
+    CUT_OFF = "cut off"
+    RECONNECTED = "reconnected"
+    ADDED = "added"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a replica.
+
+    Attributes:
+        at_s: when.
+        machine: to which.
+        kind: what.
+    """
+
+    at_s: float
+    machine: str
+    kind: EventKind
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
     """How a time is spread; seconds, ``None`` of nothing."""
@@ -200,6 +231,10 @@ class Summary:
         goodput_per_s: requests within the objective, over the span; ``None`` without an objective.
         slo_share: of all requests, those within it.
         utilisation: mean share of time in steps.
+        replica_hours: of all machines together.
+        events: what happened to machines, and how often.
+        num_retries: times that a request was sent again before anything of its answer was there.
+        num_continuations: times that an answer went on elsewhere.
         num_steps: of all machines.
         num_preemptions: of all machines.
         hit_share: of prompt tokens, those found in a prefix cache.
@@ -221,6 +256,10 @@ class Summary:
     goodput_per_s: float | None
     slo_share: float | None
     utilisation: float
+    replica_hours: float
+    events: dict[str, int]
+    num_retries: int
+    num_continuations: int
     num_steps: int
     num_preemptions: int
     hit_share: float
@@ -236,6 +275,9 @@ class SimulationResult:
         requests: all of the trace, in its order.
         machines: all that ever stood, in the order of starting.
         samples: of all machines, in the order of time.
+        events: what happened to machines, in the order of time.
+        num_retries: see :class:`~steelyard.fleet.dispatcher.Dispatcher`.
+        num_continuations: the same.
         slo: what requests are held against; ``None`` for nothing.
         alone: (TTFT, TPOT) of each request on an idle replica, seconds.
     """
@@ -243,6 +285,9 @@ class SimulationResult:
     requests: tuple[RequestRecord, ...]
     machines: tuple[MachineRecord, ...]
     samples: tuple[Sample, ...]
+    events: tuple[Event, ...]
+    num_retries: int
+    num_continuations: int
     slo: Slo | None
     alone: tuple[tuple[float, float], ...]
 
@@ -275,6 +320,10 @@ class SimulationResult:
             goodput_per_s=None if good is None else good / span_s,
             slo_share=None if good is None else good / len(requests),
             utilisation=total(machines, lambda m: m.busy_s) / life_s if life_s > 0 else 0.0,
+            replica_hours=life_s / SECONDS_PER_HOUR,
+            events=dict(sorted(Counter(event.kind.value for event in self.events).items())),
+            num_retries=self.num_retries,
+            num_continuations=self.num_continuations,
             num_steps=sum(machine.num_steps for machine in machines),
             num_preemptions=sum(machine.num_preemptions for machine in machines),
             hit_share=hits / (hits + misses) if hits + misses else 0.0,

@@ -20,10 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.core.errors import StorageError
-from steelyard.sim.result import MachineRecord, RequestRecord, Sample, SimulationResult
+from steelyard.sim.result import Event, MachineRecord, RequestRecord, Sample, SimulationResult
 
 SUMMARY, REPORT = "summary.json", "report.html"
-_TABLES: dict[str, type[Any]] = {"requests": RequestRecord, "machines": MachineRecord, "samples": Sample}
+_TABLES: dict[str, type[Any]] = {
+    "requests": RequestRecord,
+    "machines": MachineRecord,
+    "samples": Sample,
+    "events": Event,
+}
 
 
 def write_result(directory: Path, results: Mapping[str, SimulationResult], setup: Mapping[str, Any], html: str) -> None:

@@ -8,9 +8,9 @@ tokens (nothing else ends it), so a router that foresees outputs foresees them r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from steelyard.core.clock import now_s
 from steelyard.core.errors import SteelyardError
@@ -19,7 +19,10 @@ from steelyard.core.request import Request
 from steelyard.cost.roofline import StepShape
 from steelyard.fleet.dispatcher import DispatchConfig, Dispatcher
 from steelyard.policies.route import make_route_policy
+from steelyard.policies.scale.types import DemandForecaster
+from steelyard.sim.autoscale import Autoscaler
 from steelyard.sim.cluster import Cluster
+from steelyard.sim.faults import faults_of
 from steelyard.sim.prompts import prompt_tokens
 from steelyard.sim.replicas import ModelledReplicas
 from steelyard.sim.result import RequestRecord, SimulationResult, Slo
@@ -41,6 +44,7 @@ class SimulationOptions:
         seed: of all that is drawn.
         slo: what requests are held against.
         num_samples: moments, evenly over the trace, at which every machine is looked at.
+        forecasters: of the demand of groups that an autoscaler keeps, by their names.
         coasts: take runs of equal decode steps at once; the result is the same without, and comes later.
         progress: is told how far it is.
     """
@@ -48,6 +52,7 @@ class SimulationOptions:
     seed: int = 0
     slo: Slo | None = None
     num_samples: int = 240
+    forecasters: Mapping[str, DemandForecaster] = field(default_factory=dict)
     coasts: bool = True
     progress: Progress | None = None
 
@@ -83,18 +88,29 @@ class _Simulation:
         )
         dispatcher = Dispatcher(replicas.up_to_date(policy), config)
         replicas.start_all(dispatcher)
-        sampler = asyncio.create_task(self._sample(replicas), name="sampler")
-        await self._feed(dispatcher)
-        sampler.cancel()
-        machines = replicas.records()
+        async with asyncio.TaskGroup() as beside:
+            tasks = [beside.create_task(one) for one in (self._sample(replicas), *self._conditions(replicas))]
+            await self._feed(dispatcher)
+            for task in tasks:
+                task.cancel()
+        machines, events = replicas.records(), tuple(replicas.events)
         await replicas.close()
         return SimulationResult(
             requests=tuple(self._records),
             machines=machines,
             samples=tuple(replicas.samples),
+            events=events,
+            num_retries=dispatcher.num_retries,
+            num_continuations=dispatcher.num_continuations,
             slo=self._options.slo,
             alone=tuple(map(self._alone, self._trace.requests)),
         )
+
+    def _conditions(self, replicas: ModelledReplicas) -> Iterator[Coroutine[None, None, None]]:
+        """Yield what goes on beside the trace; each until cancelled."""
+        yield from faults_of(replicas, self._cluster.faults, self._options.seed)
+        for config in self._cluster.autoscalers:
+            yield Autoscaler(config, replicas, self._options.forecasters.get(config.group)).run()
 
     async def _feed(self, dispatcher: Dispatcher) -> None:
         async with asyncio.TaskGroup() as clients:
