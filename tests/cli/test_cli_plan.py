@@ -159,7 +159,9 @@ def test_nano_writes_the_plan_it_prints(capsys, tmp_path):
     ("arguments", "code", "told"),
     [
         (["llama-2-70b", "--devices", "1"], 1, "Take more devices"),
-        (["llama-2-7b", "--batch", "0"], 2, "batch_tokens"),
+        (["llama-2-7b", "--batch", "0"], 2, "error: batch: 0 is below 1"),
+        (["llama-2-7b", "--prompt", "0"], 2, "error: prompt: 0 is below 1"),
+        (["llama-2-7b", "--devices", "0"], 2, "error: devices: 0 is below 1"),
         (["llama-2-7c"], 2, "Did you mean llama-2-7b"),
         (["llama-2-7b", "--device", "a1000"], 2, "device"),
     ],
