@@ -46,7 +46,8 @@ def test_a_tight_bound_on_the_first_token_takes_more_devices_for_prompts_only():
     assert plan.placement.decode.kind.what == SMALL
     assert plan.goodput_per_s > 0
     assert plan.gain is not None
-    assert plan.gain == pytest.approx(plan.value / max(kind.value for kind in plan.together))
+    assert plan.beside is not None
+    assert plan.gain == pytest.approx(plan.value / plan.beside.value)
     reasons = place_reasons(plan)
     assert reasons[0].startswith("Prompts on large")
     assert reasons[2].startswith("The pool for prefill is the slower one")
@@ -59,6 +60,19 @@ def test_a_low_network_keeps_to_the_machine():
     placed = plan.placement
     assert placed.prefill.count * placed.prefill.kind.what.num_devices <= 2
     assert placed.price <= 3
+
+
+def test_together_is_judged_in_as_many_instances_as_the_pools_cost():
+    plan = plan_place(replace(job(Slo(ttft_s=0.3, tpot_s=0.05)), rate_per_s=80.0))
+    assert plan.beside is not None
+    group = plan.beside.group
+    assert group.count > 1
+    assert group.price <= plan.placement.price < group.price + group.kind.price
+    assert plan.beside.goodput_per_s > 1.1 * group.goodput_per_s, "many even out what comes"
+    assert f"Together, {group.count} × {group.kind.what.name} serve" in place_reasons(plan)[-1]
+    one = plan_place(replace(job(Slo(ttft_s=0.5, tpot_s=0.1), Affinity.LOW), machine_devices=2))
+    assert one.beside is not None
+    assert one.beside.group.count * one.beside.group.kind.price <= 2
 
 
 def test_together_may_be_unable_or_better():

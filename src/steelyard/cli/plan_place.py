@@ -26,7 +26,7 @@ from steelyard.plan.phase_instances import (
 )
 from steelyard.plan.phases import Instance, Limits, Link
 from steelyard.plan.place import Group, Kind
-from steelyard.plan.place_plan import Affinity, PlaceJob, PlacePlan, place_reasons, plan_place
+from steelyard.plan.place_plan import Affinity, PlaceJob, PlacePlan, Together, place_reasons, plan_place
 from steelyard.plan.serving_catalogue import find_serving_device, find_serving_model, kv_token_bytes, serving_models
 from steelyard.sim.traces import load_trace
 from steelyard.sim.traces.synthetic import PUBLISHED, Lengths, lengths_of, published_lengths
@@ -168,7 +168,8 @@ def _rows(plan: PlacePlan) -> list[tuple[str, ...]]:
 
 def _fields(model: str, plan: PlacePlan) -> dict[str, Any]:
     job, slo = plan.job, plan.job.question.workload.slo
-    gain = {} if plan.gain is None else {"gain": plan.gain}
+    beside = plan.beside
+    optional = {} if beside is None else {"gain": plan.gain, "together": _together_fields(beside)}
     return {
         "kind": "place",
         "model": model,
@@ -177,11 +178,15 @@ def _fields(model: str, plan: PlacePlan) -> dict[str, Any]:
         "slo": {"ttft_s": slo.ttft_s, "tpot_s": slo.tpot_s, "share": job.question.workload.share},
         "goodput_per_s": plan.goodput_per_s,
         "value": plan.value,
-        **gain,
+        **optional,
         "prefill": {"count": plan.placement.prefill.count, **_kind_fields(plan.placement.prefill.kind)},
         "decode": {"count": plan.placement.decode.count, **_kind_fields(plan.placement.decode.kind)},
-        "together": _kind_fields(plan.together[0]),
     }
+
+
+def _together_fields(beside: Together) -> dict[str, Any]:
+    fields = {"count": beside.group.count, **_kind_fields(beside.group.kind)}
+    return {**fields, "goodput_per_s": beside.goodput_per_s, "value": beside.value}
 
 
 def _kind_fields(kind: Kind[Instance]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from steelyard.sim.traces.synthetic import Lengths, SyntheticConfig, synthetic_t
 from steelyard.sim.traces.types import Trace, TraceRequest
 
 _TOLERANCE = 0.05
+_NEAR = 1.2
+"""What several instances serve beside several times what one does: not much more."""
 _FOREVER_S = 1e12
 _QUEUES = 10
 _STAYS = 4
@@ -106,6 +108,13 @@ class Question:
         pool = replace(self._pool(instance, schedule), count=count)
         return self._highest(lambda trace: self.workload.is_met(pool.serve(trace)))
 
+    def together_in(self, group: Group[Instance]) -> float:
+        """Return requests per second of instances that each do both, what one of them serves being known."""
+        if group.count == 1:
+            return group.kind.goodput_per_s
+        pool = replace(self._pool(group.kind.what, "prefill_first"), count=group.count)
+        return self._highest(lambda trace: self.workload.is_met(pool.serve(trace)), group.goodput_per_s, _NEAR)
+
     def prefill(self, instance: Instance) -> float:
         """Return first tokens per second within the objective for them."""
         slo, pool = Slo(ttft_s=self.workload.slo.ttft_s), self._pool(instance)
@@ -137,8 +146,11 @@ class Question:
         )
         return lambda trace: serve_apart(trace, first, second, self.link)
 
-    def _highest(self, is_met: Callable[[Trace], bool], start_per_s: float = 1.0) -> float:
-        return goodput(lambda rate: is_met(self.workload.trace(rate)), start_per_s=start_per_s, tolerance=_TOLERANCE)
+    def _highest(self, is_met: Callable[[Trace], bool], start_per_s: float = 1.0, factor: float = 2.0) -> float:
+        def at(rate_per_s: float) -> bool:
+            return is_met(self.workload.trace(rate_per_s))
+
+        return goodput(at, start_per_s=start_per_s, tolerance=_TOLERANCE, factor=factor)
 
     def decode_tpot_s(self, instance: Instance, rate_per_s: float) -> list[float]:
         """Return what each further token takes at a rate, a value per request that has any; infinite if it ends."""

@@ -1,7 +1,8 @@
 """Where prefill and decode go for a workload: :func:`plan_place` (S53 DistServe, S19 Splitwise).
 
 Every instance is simulated with each phase and with both; the best of each phase make the pools, which are simulated
-once more as a whole. What comes out beside it is what the same money, devices or watts serve with the phases together.
+once more as a whole. Beside them stands what as much money, as many devices or watts serve with the phases together,
+simulated as a whole too: many instances even out what comes, which one alone cannot.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from steelyard.core.errors import InputError
 from steelyard.plan.disaggregate import Question, place_in_machine
 from steelyard.plan.phase_instances import Scarce
 from steelyard.plan.phases import Instance
-from steelyard.plan.place import Kind, Placement, kinds, place
+from steelyard.plan.place import Group, Kind, Placement, kinds, place
 from steelyard.sim.result import Slo
 
 _IDLE_PER_S = 1e-3
+_ROUNDING = 1e-9
 _BEYOND = 1.2
+_CLOSE = 0.8
+"""Instances for both phases with so much of the best one's value, alone, are tried in numbers."""
 
 
 class Affinity(Enum):
@@ -51,6 +55,24 @@ class PlaceJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Together:
+    """Like instances that each do both phases.
+
+    Attributes:
+        group: the kind, and as many as cost no more than the pools, one at least.
+        goodput_per_s: of all of them, simulated as a whole.
+    """
+
+    group: Group[Instance]
+    goodput_per_s: float
+
+    @property
+    def value(self) -> float:
+        """Goodput per unit of price."""
+        return self.goodput_per_s / self.group.price
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlacePlan:
     """Where the phases go.
 
@@ -61,6 +83,7 @@ class PlacePlan:
         together: likewise, with both phases.
         placement: the pools.
         goodput_per_s: of the pools, simulated as a whole.
+        beside: the most that instances for both phases serve for the pools' price; ``None`` if none meets both bounds.
         held: a little beyond that rate, the shares of requests within the bound on the first token, and on the others.
     """
 
@@ -70,6 +93,7 @@ class PlacePlan:
     together: Sequence[Kind[Instance]]
     placement: Placement[Instance, Instance]
     goodput_per_s: float
+    beside: Together | None
     held: tuple[float, float]
 
     @property
@@ -79,9 +103,8 @@ class PlacePlan:
 
     @property
     def gain(self) -> float | None:
-        """The pools' value beside that of the best instance for both phases; ``None`` if there is none."""
-        best = self.together[0].value
-        return self.value / best if best > 0 else None
+        """The pools' value over that of instances for both phases at their price; ``None`` if there are none."""
+        return None if self.beside is None else self.value / self.beside.value
 
 
 def plan_place(job: PlaceJob) -> PlacePlan:
@@ -114,6 +137,7 @@ def plan_place(job: PlaceJob) -> PlacePlan:
         together=together,
         placement=placement,
         goodput_per_s=goodput_per_s,
+        beside=_beside(asked, placement.price, together),
         held=held,
     )
 
@@ -139,13 +163,23 @@ def _reasons(plan: PlacePlan) -> Iterator[str]:
         f"{bound} binds: at {_BEYOND:g} times the goodput {100 * first:.0f} % keep to the bound on the first token, "
         f"{100 * further:.0f} % to that on the others"
     )
-    gain = plan.gain
-    if gain is None:
+    if plan.beside is None or plan.gain is None:
         yield "With both phases on one instance none meets both bounds"
     else:
-        advice = "apart is better" if gain > 1 else "keep the phases together"
-        best = plan.together[0]
-        yield f"Together, {best.what.name} serves {best.value:.3g} per {unit}: {advice} ({gain:.2f}×)"
+        advice = "apart is better" if plan.gain > 1 else "keep the phases together"
+        group = plan.beside.group
+        yield (
+            f"Together, {group.count} × {group.kind.what.name} serve {plan.beside.value:.3g} per {unit}: {advice} "
+            f"({plan.gain:.2f}×)"
+        )
+
+
+def _beside(asked: Question, price: float, together: Sequence[Kind[Instance]]) -> Together | None:
+    """Return what serves most per price with both phases together, of instances for as much as ``price``."""
+    close = [kind for kind in together if kind.value > 0 and kind.value >= _CLOSE * together[0].value]
+    groups = [Group(kind=kind, count=max(1, int(price / kind.price + _ROUNDING))) for kind in close]
+    found = [Together(group=one, goodput_per_s=asked.together_in(one)) for one in groups]
+    return max(found, key=lambda one: one.value, default=None)
 
 
 def _rated(job: PlaceJob, goodput_per_s: Callable[[Instance], float]) -> list[Kind[Instance]]:

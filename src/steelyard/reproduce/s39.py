@@ -4,6 +4,9 @@ PerfCastDB is not published but for a sample: a training and a test file of one 
 package. In it every benchmark ran on one machine per file, so the published split asks for machines and pairings that
 nothing in training tells of. Two more ways of holding out say what can be learned where there is something to learn
 from: pairs of machine and test (both known, each from elsewhere), and rows at random (whose repeats were trained with).
+
+The plain network's predictions are kept within the targets that it was trained with. Without that it diverges on the
+pairs with one of three seeds: a few predictions, off by orders of magnitude, then make its mean error 61,851 %.
 """
 
 from __future__ import annotations
@@ -156,10 +159,16 @@ def _learned(learner: Learner) -> Method:
     return method
 
 
+def _fit_within(rows: Floats, target: Floats, seed: int) -> Callable[[Floats], Floats]:
+    """Fit the plain network; it predicts nothing beyond the targets that it has seen."""
+    predict = fit_network(rows, target, seed)
+    return lambda asked: np.clip(predict(asked), target.min(), target.max())
+
+
 GROUP_ATTENTION = "group attention"
 METHODS: dict[str, Method] = {
     GROUP_ATTENTION: _group_attention,
     "usual for the test": _usual,
     **{name: _learned(learner) for name, learner in LEARNERS.items()},
-    "plain network": _learned(fit_network),
+    "plain network, kept within training": _learned(_fit_within),
 }

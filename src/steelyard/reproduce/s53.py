@@ -5,6 +5,10 @@ is a gain; the rows with equal kernels say how much of it is the separation's, a
 machine of eight, the phases apart as the paper placed them. Lengths are drawn around the published means: 15 % of the
 prompts like ShareGPT's are longer than OPT-13B on one A100, by vLLM's kernels, computes within the objective, so
 nothing is served there. There is no profile of OPT-175B.
+
+It takes three minutes, most of them OPT-13B's, whose machine answers up to 28 requests/s. Estimates of steps are under
+1 % of that, so keeping equal ones saves nothing; the seconds are the engine's own, which hands on every token of every
+answer. A search asks about ten rates and ends within 5 %; fewer would show in the figures.
 """
 
 from __future__ import annotations
