@@ -270,3 +270,41 @@ def test_scale_writes_the_plan_it_prints(capsys, tmp_path, history):
 def test_scale_says_what_is_wrong(capsys, history, arguments, code, told):
     assert run(["plan", "scale", history, *SCALE, *arguments]) == code
     assert told in capsys.readouterr().err
+
+
+POWER = ["plan", "power", "llama-3-8b", "--servers", "2", "--added", "0,0.5", "--rate", "2", "--duration", "8"]
+
+
+def test_power_prints_rows_and_reasons_and_writes_the_plan(capsys, tmp_path):
+    path = tmp_path / "plan.toml"
+    assert run([*POWER, "--json", "--out", str(path)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("reasons")
+    assert tomllib.loads(path.read_text(encoding="utf-8")) == printed
+    assert printed["watts"] == 13_000
+    assert printed["rows"][0]["num_servers"] == 2
+    assert {"polca", "none"} == {row["policy"] for row in printed["rows"]}
+    assert run(POWER) == 0
+    out = capsys.readouterr().out
+    assert "13.0 kW, made for 2 × dgx-a100" in out
+    assert "LOW LATER" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--servers", "1"], "servers"),
+        (["--servers", "100000"], "1000 at most"),
+        (["--added", "0,x"], "added"),
+        (["--added", "0.5,0"], "do not rise"),
+        (["--policy", "polka"], "polca"),
+        (["--others", "polka"], "polca"),
+        (["--machine", "dgx-a10"], "dgx-a100"),
+        (["--high-loss", "0.1"], "high_loss"),
+        (["--high-share", "2"], "high_share"),
+        (["--context", "100000000"], "do not fit"),
+    ],
+)
+def test_power_says_what_is_wrong(capsys, arguments, told):
+    assert run([*POWER, *arguments]) != 0
+    assert told in capsys.readouterr().err

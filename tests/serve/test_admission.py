@@ -232,7 +232,7 @@ def test_limits_keys_and_shares_change_while_requests_run(caplog, monkeypatch):
                 max_engine_restarts=7,
             )
             server.service.reconfigure(changed)
-            assert server.engine.policy.config.shares == {"ann": 3.0}
+            assert server.engine.policy.config.shares == {"ann": 3.0, "batch:ann": 3.0}
             assert refusal_of(await post(ann, completion()))[0] == "max_concurrent"
             assert (await running).status_code == 200
             assert (await post(ann, completion())).status_code == 200

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +13,11 @@ import pytest
 from live_server import KEYS
 from starlette.datastructures import Headers
 
+from steelyard.core.clock import sleep_s
 from steelyard.serve.background import BackgroundDesk
 from steelyard.serve.errors import ApiError
 from steelyard.serve.sse import ServerEvent
+from steelyard.sim.virtual import run_virtual
 
 ASK = "Name the capital of France."
 LONG = "Count from one to a thousand, in words."
@@ -175,19 +176,72 @@ def test_there_are_not_too_many():
     asyncio.run(run())
 
 
+EVENTS = ({"response": {"status": "queued"}}, {"delta": "x"}, {"response": {"status": "completed"}})
+BYTES = sum(len(ServerEvent(data).encode()) for data in EVENTS)  # of an answer of Growing's
+
+
+async def begin_and_end(desk: BackgroundDesk, id: str, caller: str = "ann") -> None:
+    growing = Growing()
+    growing.gate.set()
+    await desk.begin(caller, id, growing, growing, Headers({}))
+    await sleep_s(0.01)
+
+
 def test_the_oldest_that_have_ended_are_forgotten():
     async def run() -> None:
-        desk, growing = BackgroundDesk(max_ended_events=6), Growing()
-        growing.gate.set()
-        kept = []
+        desk, kept = BackgroundDesk(kept_bytes=2 * BYTES), []
         for number in range(4):
-            await begin(desk, str(number), growing)
-            await asyncio.sleep(0.01)
+            await begin_and_end(desk, str(number))
             kept.append([desk.get("ann", str(one)) is not None for one in range(number + 1)])
         assert kept == [[True], [True, True], [False, True, True], [False, False, True, True]]
-        assert all(sum(now) >= sum(before) for before, now in pairwise(kept))
 
-    asyncio.run(run())
+    run_virtual(run())
+
+
+def test_who_keeps_too_much_loses_his_own():
+    async def run() -> None:
+        desk = BackgroundDesk(kept_bytes=4 * BYTES, kept_bytes_of_caller=2 * BYTES)
+        await begin_and_end(desk, "0", "bob")
+        for number in range(5):
+            await begin_and_end(desk, str(number))
+        assert [desk.get("ann", str(number)) is not None for number in range(5)] == [False] * 3 + [True] * 2
+        assert desk.get("bob", "0") is not None
+
+    run_virtual(run())
+
+
+def test_an_answer_is_kept_for_a_while_after_its_end_and_as_long_as_it_grows():
+    async def run() -> None:
+        desk, growing = BackgroundDesk(kept_s=60.0), Growing()
+        await begin(desk, "slow", growing)
+        await begin_and_end(desk, "quick")
+        await sleep_s(59.0)
+        assert desk.get("ann", "quick") is not None
+        await sleep_s(2.0)
+        assert desk.get("ann", "quick") is None
+        await sleep_s(1000.0)
+        assert desk.get("ann", "slow") is not None
+        growing.gate.set()
+        await sleep_s(59.0)
+        assert desk.get("ann", "slow") is not None
+        await sleep_s(2.0)
+        assert desk.get("ann", "slow") is None
+
+    run_virtual(run())
+
+
+def test_what_grows_is_kept_however_much_there_is():
+    async def run() -> None:
+        desk, growing = BackgroundDesk(kept_bytes=0), [Growing() for _ in range(3)]
+        for number, one in enumerate(growing):
+            await begin(desk, str(number), one)
+        assert all(desk.get("ann", str(number)) is not None for number in range(3))
+        for one in growing:
+            one.gate.set()
+        await sleep_s(0.01)
+        assert all(desk.get("ann", str(number)) is None for number in range(3))
+
+    run_virtual(run())
 
 
 def test_one_that_was_refused_is_not_kept():

@@ -8,7 +8,7 @@ import pytest
 
 from steelyard.core.errors import InputError, StorageError
 from steelyard.sim.cluster_file import read_cluster
-from steelyard.sim.conditions import Autoscale, Death, LinkLoss, Slowness, Strike
+from steelyard.sim.conditions import Autoscale, Death, LinkLoss, PowerBudget, Priority, Slowness, Strike
 
 GOOD = """
 name = "two kinds"
@@ -19,6 +19,8 @@ count = 2
 capacity = 2.0
 num_devices = 8
 idle_watts = 500
+host_watts = 900
+priority = "high"
 dollars_per_hour = 30.5
 [replicas.steps]
 source = "splitwise"
@@ -47,6 +49,12 @@ num_kv_blocks = 500
 
 [router]
 policy = "prefix_affinity"
+
+[power]
+watts = 9000
+policy = "polca"
+first = 0.78
+every_s = 1
 
 [[faults]]
 kind = "death"
@@ -98,6 +106,8 @@ def test_everything_that_a_file_says_arrives(tmp_path: Path) -> None:
     options = {"utilisation": 0.7, "max_replicas": 6}
     scaler = Autoscale(group="small", target_ongoing_requests=8, options=options, cold_start_s=45)
     assert cluster.autoscalers == (scaler,)
+    assert cluster.power == PowerBudget(watts=9000, policy="polca", options={"first": 0.78}, every_s=1)
+    assert (big.priority, big.host_watts, small.priority) == (Priority.HIGH, 900, Priority.LOW)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +136,9 @@ def test_everything_that_a_file_says_arrives(tmp_path: Path) -> None:
         ('group = "small"', 'group = "smal"', ("autoscale[0].group", "Did you mean small?")),
         ("utilisation = 0.7", "utilization = 0.7", ("autoscale[0].utilization", "utilisation")),
         ("target_ongoing_requests = 8", "", ("autoscale[0].target_ongoing_requests", "missing")),
+        ('priority = "high"', 'priority = "hihg"', ("replicas[0].priority", "low, high")),
+        ("watts = 9000", "watts = -1", ("power.watts", "-1")),
+        ("first = 0.78", "frist = 0.78", ("power.frist", "first")),
         ("[[autoscale]]", "[autoscale]", ("autoscale", "[[autoscale]]")),
         ("[router]", "router = 3\n[other]", ("there is no such key", "router")),
     ],

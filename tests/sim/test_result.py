@@ -41,8 +41,8 @@ MACHINES = (machine("a-0", 0.0, 8.0, 4.0, 1.5), machine("a-1", 4.0, 8.0, 1.0, 0.
 
 def result(slo: Slo | None = None, machines: tuple[MachineRecord, ...] = MACHINES) -> SimulationResult:
     return SimulationResult(
-        requests=REQUESTS, machines=machines, samples=(), events=(), num_retries=1, num_continuations=2, slo=slo,
-        alone=((0.1, 0.2), (0.3, 0.4)),
+        requests=REQUESTS, machines=machines, samples=(), events=(), num_retries=1, num_continuations=2, power=None,
+        slo=slo, alone=((0.1, 0.2), (0.3, 0.4)),
     )  # fmt: skip
 
 

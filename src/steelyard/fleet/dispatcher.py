@@ -223,7 +223,7 @@ class Dispatcher:
         prefix = prompt_digests(
             request.prompt_token_ids, request.cache_salt, config.block_size, config.max_prefix_blocks
         )
-        return RouteRequest(num_tokens=self._num_tokens(request), prefix=prefix)
+        return RouteRequest(num_tokens=self._num_tokens(request), prefix=prefix, tenant=request.tenant)
 
     def _num_tokens(self, request: Request) -> int:
         """Return the tokens still to be computed for a request, at least one of them output."""

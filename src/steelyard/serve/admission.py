@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from steelyard.core.clock import now_s
 from steelyard.policies.admit.concurrency import ConcurrencyConfig, ConcurrencyPolicy
@@ -19,7 +20,10 @@ from steelyard.policies.admit.room import RoomConfig, RoomPolicy
 from steelyard.policies.admit.types import Ask, EngineLoad, Refusal
 from steelyard.serve.config import KeyLimits, ServeConfig
 from steelyard.serve.errors import ApiError, busy
+from steelyard.serve.keys import BATCH_TENANT
 from steelyard.serve.llm import ServedEngine, ServedLLM
+
+T = TypeVar("T")
 
 # To a key's own limits the engine does not matter.
 _IDLE = EngineLoad(num_free_blocks=1, block_size=1)
@@ -106,8 +110,11 @@ class Admission:
         return told
 
     def set_shares(self, llm: ServedLLM) -> None:
-        """Tell a model's engine what each key is due; to one that does not share fairly it means nothing."""
-        llm.set_shares({key: own.weight for key, own in self._sharing.keys.items()})
+        """Tell a model's engine what each key is due; to one that does not share fairly it means nothing.
+
+        The lines of a key's batches are due as much beside those of other keys' batches.
+        """
+        llm.set_shares(_with_batches({key: own.weight for key, own in self._sharing.keys.items()}))
 
     def _raise_for(self, ask: Ask, refusal: Refusal | None) -> None:
         if refusal is not None:
@@ -121,19 +128,25 @@ def refused(refusal: Refusal) -> ApiError:
     return busy(f"{refusal.limit}: {_WORDS[refusal.limit]}. Try again in {wait_s} s.", retry_after_s=wait_s)
 
 
+def _with_batches(of_keys: Mapping[str, T]) -> dict[str, T]:
+    """Return what holds of keys, and of the lines of their batches likewise and by themselves."""
+    return {name: one for key, one in of_keys.items() for name in (key, BATCH_TENANT + key)}
+
+
 def _rates(config: ServeConfig) -> RateConfig:
     def rates(limits: KeyLimits) -> Rates:
         return Rates(requests_per_min=limits.requests_per_min, tokens_per_min=limits.tokens_per_min)
 
     sharing = config.sharing
-    return RateConfig(default=rates(sharing.default), keys={key: rates(own) for key, own in sharing.keys.items()})
+    own = {key: rates(limits) for key, limits in sharing.keys.items()}
+    return RateConfig(default=rates(sharing.default), keys=_with_batches(own))
 
 
 def _concurrency(config: ServeConfig) -> ConcurrencyConfig:
     sharing = config.sharing
     return ConcurrencyConfig(
         max_concurrent=sharing.default.max_concurrent,
-        keys={key: own.max_concurrent for key, own in sharing.keys.items()},
+        keys=_with_batches({key: own.max_concurrent for key, own in sharing.keys.items()}),
         retry_s=config.limits.retry_after_s,
     )
 

@@ -1,34 +1,50 @@
 """Answers that grow whether or not their client is there: :class:`BackgroundDesk` and what it hands out.
 
 A client asks, goes away, and comes back for the answer, or for the events since the last one that it saw. All is in
-memory: an answer ends with the process.
+memory: an answer ends with the process. Those that have ended are kept for a while, and within a bound of bytes for all
+callers together and one for each; the oldest go first. One that grows is never forgotten.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from steelyard.core.clock import now_s
 from steelyard.serve.errors import ApiError
 from steelyard.serve.exchange import Asking, Dialect, while_connected
 from steelyard.serve.generation import Generation
 from steelyard.serve.sse import ServerEvent, event_stream
 
 MAX_GROWING = 256
-MAX_ENDED_EVENTS = 100_000
+KEPT_S = 3600.0
+KEPT_BYTES, KEPT_BYTES_OF_CALLER = 256 << 20, 64 << 20
+
+_Key = tuple[str, str]  # the caller, and what the answer is called
 
 
 class BackgroundAnswer:
-    """One answer: its latest form, and all events that told of it."""
+    """One answer: its latest form, and all events that told of it.
+
+    Attributes:
+        latest: form, as the last event with a response told it.
+        ended: whether no event will follow.
+        ended_s: when that was, event-loop seconds; infinite while it grows.
+        num_bytes: of all events on the wire, once it has ended.
+        generation: that it grows by; ``None`` before and after.
+    """
 
     def __init__(self) -> None:
         self.latest: Mapping[str, Any] = {}
         self.ended = False
+        self.ended_s = math.inf
+        self.num_bytes = 0
         self.generation: Generation | None = None
         self._events: list[ServerEvent] = []
         self._news = asyncio.Event()
@@ -46,7 +62,8 @@ class BackgroundAnswer:
 
     def end(self) -> None:
         """Say that no event will follow."""
-        self.ended = True
+        self.ended, self.ended_s = True, now_s()
+        self.num_bytes = sum(len(event.encode()) for event in self._events)
         self._tell()
 
     async def cancel(self) -> None:
@@ -79,12 +96,21 @@ class BackgroundDesk:
 
     Args:
         max_growing: answers that may grow at once.
-        max_ended_events: of answers that have ended, together; the oldest are forgotten.
+        kept_s: how long an answer is kept after its end.
+        kept_bytes: of answers that have ended, together.
+        kept_bytes_of_caller: of one caller's.
     """
 
-    def __init__(self, max_growing: int = MAX_GROWING, max_ended_events: int = MAX_ENDED_EVENTS) -> None:
-        self._max_growing, self._max_ended_events = max_growing, max_ended_events
-        self._answers: dict[tuple[str, str], BackgroundAnswer] = {}  # the oldest first
+    def __init__(
+        self,
+        max_growing: int = MAX_GROWING,
+        kept_s: float = KEPT_S,
+        kept_bytes: int = KEPT_BYTES,
+        kept_bytes_of_caller: int = KEPT_BYTES_OF_CALLER,
+    ) -> None:
+        self._max_growing, self._kept_s = max_growing, kept_s
+        self._kept_bytes, self._kept_bytes_of_caller = kept_bytes, kept_bytes_of_caller
+        self._answers: dict[_Key, BackgroundAnswer] = {}  # the oldest first
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self, caller: str, id: str, asking: Asking, dialect: Dialect, headers: Headers) -> BackgroundAnswer:
@@ -110,6 +136,7 @@ class BackgroundDesk:
 
     def get(self, caller: str, id: str) -> BackgroundAnswer | None:
         """Return a caller's answer, if there is one of this name."""
+        self._forget_old()
         return self._answers.get((caller, id))
 
     async def remove(self, caller: str, id: str) -> bool:
@@ -121,13 +148,30 @@ class BackgroundDesk:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        ended = {key: answer.num_events for key, answer in self._answers.items() if answer.ended}
-        num_events = sum(ended.values())
-        for key, count in ended.items():
-            if num_events <= self._max_ended_events:
-                break
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        """Forget answers that ended long ago, then the oldest of callers that keep too much, then the oldest of all."""
+        self._forget([key for key, one in self._answers.items() if one.ended_s + self._kept_s <= now_s()])
+        ended = [(key, one.num_bytes) for key, one in self._answers.items() if one.ended]
+        for caller in {caller for (caller, _), _ in ended}:
+            self._forget(_oldest([each for each in ended if each[0][0] == caller], self._kept_bytes_of_caller))
+        self._forget(_oldest([each for each in ended if each[0] in self._answers], self._kept_bytes))
+
+    def _forget(self, keys: Sequence[_Key]) -> None:
+        for key in keys:
             del self._answers[key]
-            num_events -= count
+
+
+def _oldest(sizes: Sequence[tuple[_Key, int]], kept_bytes: int) -> list[_Key]:
+    """Return the first of these, as many as must go so that the others keep within a bound."""
+    excess, gone = sum(size for _, size in sizes) - kept_bytes, []
+    for key, size in sizes:
+        if excess <= 0:
+            break
+        gone.append(key)
+        excess -= size
+    return gone
 
 
 async def _grow(

@@ -168,6 +168,8 @@ class BatchConfig:
         store: path of a SQLite file, or URL of a database; ``None`` for no batch jobs.
         files: directory of their files; ``None`` for one beside the SQLite file.
         max_file_bytes: size of an input file.
+        max_stored_bytes: of all files of a key that are kept at once.
+        max_open: batches of a key that have not ended.
         concurrency: lines that are answered at once; ``None`` for half as many as there are seats.
         order: a key of ``LINE_ORDERS``.
     """
@@ -175,6 +177,8 @@ class BatchConfig:
     store: str | None = None
     files: str | None = None
     max_file_bytes: int = 200 << 20
+    max_stored_bytes: int = 2 << 30
+    max_open: int = 50
     concurrency: int | None = None
     order: str = "as_given"
 

@@ -16,6 +16,8 @@ from steelyard.serve.errors import ApiError
 OPEN_PATHS = frozenset({"/health", "/ping"})
 PRINCIPAL = "principal"  # where a request's scope holds its caller
 MIN_SECRET_CHARS = 8
+BATCH_TENANT = "batch:"
+"""Before a key's name: the tenant of the lines of its batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

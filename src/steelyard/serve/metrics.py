@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from steelyard.core.request import FinishReason, RequestOutput
 from steelyard.engine.view import StepRecord
+from steelyard.serve.batch.types import Answer, Batch
 from steelyard.serve.cluster.gauges import ReplicaGauges
 from steelyard.serve.llm import ServedEngine, ServedLLM
 from steelyard.serve.pool import ServedModel
@@ -70,6 +71,10 @@ class Metrics:
         self._refused = PrometheusCounter(
             prefix + "requests_refused", "Requests answered with 429 by a limit.", ("key", "limit"), registry=registry
         )
+        self._lines = PrometheusCounter(
+            prefix + "batch_lines", "Lines of batches that have ended, by whose they are.", ("key", "state"),
+            registry=registry,
+        )  # fmt: skip
         self._key_queue_s = Histogram(
             prefix + "key_queue_time_seconds",
             "Time until first scheduled, by key.",
@@ -90,6 +95,11 @@ class Metrics:
     def count_refusal(self, key: str, limit: str) -> None:
         """Count a request that a limit turned away."""
         self._refused.labels(key, limit).inc()
+
+    def count_lines(self, batch: Batch, answers: Sequence[Answer]) -> None:
+        """Count lines of a batch that have been answered and kept."""
+        for answer in answers:
+            self._lines.labels(batch.owner, answer.state.value).inc()
 
     def watch(self, model: ServedModel) -> None:
         """Count the steps of a model that has just been loaded."""

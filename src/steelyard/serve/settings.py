@@ -292,6 +292,10 @@ SETTINGS: Mapping[str, Setting] = {
         BatchConfig, "files", read_text, "Directory of their files.", "beside the SQLite file"
     ),
     "batch_max_file_bytes": Setting(BatchConfig, "max_file_bytes", read_size, "Size of an input file.", "200MiB"),
+    "batch_max_stored_bytes": Setting(
+        BatchConfig, "max_stored_bytes", read_size, "Of all files of a key, inputs and outputs.", "2GiB"
+    ),
+    "batch_max_open": Setting(BatchConfig, "max_open", read_positive, "Batches of a key that have not ended.", "50"),
     "batch_concurrency": Setting(
         BatchConfig, "concurrency", read_positive, "Lines answered at once.", "half of max-num-seqs"
     ),

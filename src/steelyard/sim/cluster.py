@@ -16,7 +16,7 @@ from steelyard.engine.config import EngineConfig
 from steelyard.policies.registry import check_count, check_number
 from steelyard.policies.route import make_route_policy
 from steelyard.policies.schedule import make_schedule_policy
-from steelyard.sim.conditions import Autoscale, Fault
+from steelyard.sim.conditions import Autoscale, Fault, PowerBudget, Priority
 
 MAX_NAMED = 8
 
@@ -34,7 +34,9 @@ class ReplicaGroup:
         schedule_options: the fields of that policy's config.
         capacity: how fast one is beside those of other groups, for routing.
         num_devices: of one replica, for reports.
-        idle_watts: that one replica draws between steps.
+        idle_watts: that the devices of one replica draw between steps.
+        host_watts: that its host draws all along.
+        priority: whose power is capped first, of ``low`` and ``high``.
         dollars_per_hour: of one replica; ``None`` if not known.
 
     Raises:
@@ -50,6 +52,8 @@ class ReplicaGroup:
     capacity: float = 1.0
     num_devices: int = 1
     idle_watts: float = 0.0
+    host_watts: float = 0.0
+    priority: Priority = Priority.LOW
     dollars_per_hour: float | None = None
 
     def __post_init__(self) -> None:
@@ -57,6 +61,11 @@ class ReplicaGroup:
         check_count("num_devices", self.num_devices)
         check_number("capacity", self.capacity, above=0)
         make_schedule_policy(self.schedule, **self.schedule_options)
+        try:
+            Priority(self.priority)
+        except ValueError:
+            remedy = f"Use one of {', '.join(Priority)}"
+            raise InputError(f"there is no {self.priority!r}", field="priority", remedy=remedy) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +79,7 @@ class Cluster:
         name: for reports.
         faults: what befalls machines.
         autoscalers: who adds and retires replicas, at most one per group.
+        power: that all machines share; ``None`` for as much as they draw.
 
     Raises:
         InputError: if there is no group, two have the same name, or a fault or an autoscaler names what is not there.
@@ -82,6 +92,7 @@ class Cluster:
     name: str = "cluster"
     faults: tuple[Fault, ...] = ()
     autoscalers: tuple[Autoscale, ...] = ()
+    power: PowerBudget | None = None
 
     def __post_init__(self) -> None:
         names = [group.name for group in self.groups]

@@ -24,7 +24,7 @@ from steelyard.engine.config import EngineConfig
 from steelyard.hardware.catalogue.read import find_device
 from steelyard.hardware.device import Device, machine_from_table
 from steelyard.sim.cluster import Cluster, ReplicaGroup
-from steelyard.sim.conditions import Autoscale, Death, Fault, LinkLoss, Slowness, Strike
+from steelyard.sim.conditions import Autoscale, Death, Fault, LinkLoss, PowerBudget, Slowness, Strike
 
 _T = TypeVar("_T")
 _Table = Mapping[str, Any]
@@ -54,7 +54,7 @@ def read_cluster(path: Path) -> Cluster:
 
 def cluster_from_table(table: _Table) -> Cluster:
     """Return the cluster of a table read by ``tomllib``; raises ``InputError`` like :func:`read_cluster`."""
-    check_keys(table, ("name", "replicas", "router", "faults", "autoscale"), "")
+    check_keys(table, ("name", "replicas", "router", "faults", "autoscale", "power"), "")
     router = dict(_subtable(table, "router", ""))
     return Cluster(
         name=table.get("name", "cluster"),
@@ -63,6 +63,7 @@ def cluster_from_table(table: _Table) -> Cluster:
         route_options=router,
         faults=_each(table, "faults", _fault),
         autoscalers=_each(table, "autoscale", _autoscale),
+        power=_with_policy(PowerBudget, _subtable(table, "power", ""), "power") if "power" in table else None,
     )
 
 
@@ -107,10 +108,14 @@ FAULTS: dict[str, type[Fault]] = {"death": Death, "slow": Slowness, "link": Link
 
 
 def _autoscale(table: _Table, where: str) -> Autoscale:
-    """Return an autoscaler; keys that are not its own are its policy's."""
-    own = {member.name for member in fields(Autoscale)} - {"options"}
+    return _with_policy(Autoscale, table, where)
+
+
+def _with_policy(kind: type[_T], table: _Table, where: str) -> _T:
+    """Return a value with a policy; keys that are not its own are its policy's."""
+    own = {member.name for member in fields(kind)} - {"options"}  # type: ignore[arg-type]
     options = {key: value for key, value in table.items() if key not in own}
-    return made(Autoscale, {**{key: table[key] for key in table if key in own}, "options": options}, where)
+    return made(kind, {**{key: table[key] for key in table if key in own}, "options": options}, where)
 
 
 def _steps(table: _Table, where: str) -> StepModel:

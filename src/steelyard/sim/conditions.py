@@ -1,16 +1,18 @@
-"""Under which conditions a cluster works while a trace is simulated: what befalls its machines, and who adds some.
+"""Under which conditions a cluster works while a trace is simulated: faults, autoscalers, a power budget.
 
-Plain frozen values, like :mod:`steelyard.sim.cluster`; :mod:`steelyard.sim.faults` and :mod:`steelyard.sim.autoscale`
-let them come true.
+Plain frozen values, like :mod:`steelyard.sim.cluster`; :mod:`steelyard.sim.faults`, :mod:`steelyard.sim.autoscale` and
+:mod:`steelyard.sim.power` let them come true.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from steelyard.core.errors import ParamsError
+from steelyard.policies.cap import make_cap_policy
 from steelyard.policies.registry import check_number
 from steelyard.policies.scale import make_scale_policy
 
@@ -144,3 +146,50 @@ class Autoscale:
             problem = f"{self.look_every_s:g} s is longer than the {self.every_s:g} s between decisions"
             raise ParamsError(problem, field="look_every_s", remedy="Look at least once between two decisions")
         make_scale_policy(self.policy, **self.options)
+
+
+class Priority(StrEnum):
+    """Of what a group serves, when power is short."""
+
+    LOW = "low"
+    HIGH = "high"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerBudget:
+    """What all machines together may draw, and who sees to it (S17, POLCA).
+
+    Delays are those of the paper as we remember it: telemetry every two seconds, caps by way of the management network
+    after some forty, the brake within five. The brake's clock is an A100's lowest, 288 of 1,410 MHz.
+
+    Attributes:
+        watts: of the row.
+        policy: the capping policy's name.
+        options: the fields of that policy's config.
+        every_s: between two looks at the power.
+        cap_delay_s: from a decision until clocks change.
+        brake_delay_s: from a decision until the brake holds, or lets go.
+        brake_clock_share: of the full clock, while braked.
+
+    Raises:
+        ParamsError: if a value is out of range, or the policy unknown.
+    """
+
+    watts: float
+    policy: str = "polca"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    every_s: float = 2.0
+    cap_delay_s: float = 40.0
+    brake_delay_s: float = 5.0
+    brake_clock_share: float = 288 / 1410
+
+    def __post_init__(self) -> None:
+        check_number("watts", self.watts, above=0)
+        check_number("every_s", self.every_s, above=0)
+        for name in ("cap_delay_s", "brake_delay_s"):
+            if getattr(self, name):
+                check_number(name, getattr(self, name), above=0)
+        if not 0 < self.brake_clock_share <= 1:
+            problem = f"{self.brake_clock_share!r} is no share of the full clock"
+            raise ParamsError(problem, field="brake_clock_share", remedy="Give a number above 0, at most 1")
+        make_cap_policy(self.policy, **self.options)

@@ -92,6 +92,7 @@ class ModelledMachine:
         self._model, self._tokens, self._rank, self._loop = model, tokens, rank, loop
         self._slowdown, self._clock_share = 1.0, 1.0
         self._run: _Run | None = None
+        self._step: _Step | None = None  # under way, of those that are taken one by one
         self.meter = MachineMeter()
 
     # -- steps one by one -------------------------------------------------------------------------------------------
@@ -100,7 +101,9 @@ class ModelledMachine:
         """Sleep the modelled time, then return the tokens."""
         shapes = sorted((work.num_tokens, work.end) for work in batch.works)
         step = self._foreseen(self._loop.time(), tuple(SequenceShape(*shape) for shape in shapes))
+        self._step = step
         await until(step.end_s, self._rank)
+        self._step = None
         num_decodes = sum(work.num_tokens == 1 for work in batch.works)
         self._count(step, num_decodes, batch.num_tokens - num_decodes)
         return self._tokens(batch)
@@ -126,6 +129,17 @@ class ModelledMachine:
         if factor != self._slowdown:
             self._slowdown = factor
             self.stop()
+
+    def progress(self) -> tuple[float, float]:
+        """Return the seconds in steps and the joules drawn in them, the begun part of a step under way included.
+
+        Whoever looks settles the engine first, so that all steps that are over are counted.
+        """
+        step, meter = self._step if self._run is None else self._current(self._run), self.meter
+        if step is None:
+            return meter.busy_s, meter.joules
+        begun_s = step.seconds - (step.end_s - self._loop.time())
+        return meter.busy_s + begun_s, meter.joules + step.watts * begun_s
 
     # -- runs of steps ----------------------------------------------------------------------------------------------
 
@@ -186,6 +200,10 @@ class ModelledMachine:
             return 0
         ended = bisect_left(run.steps, True, run.num_taken, key=self._is_ahead)
         return (ended - run.num_taken) * len(run.contexts)
+
+    def _current(self, run: _Run) -> _Step | None:
+        current = bisect_left(run.steps, True, run.num_taken, key=self._is_ahead)
+        return run.steps[current] if current < len(run.steps) else None
 
     def _is_ahead(self, step: _Step) -> bool:
         return not self._loop.is_past(step.end_s, self._rank)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
@@ -186,11 +186,19 @@ class ModelledReplicas:
 
     # -- looking on -------------------------------------------------------------------------------------------------
 
-    def up_to_date(self, policy: RoutePolicy) -> RoutePolicy:
-        """Return a policy that decides as ``policy`` does, of loads without the tokens that a coast is past."""
+    def routing(self, make: Callable[[], RoutePolicy]) -> RoutePolicy:
+        """Return a policy that decides as those that are made, of loads without the tokens that a coast is past.
+
+        Requests of a tenant that is called as a group go to that group, by a policy of their own.
+        """
+        policies = {lane: make() for lane in (None, *self._groups)}
 
         def choose(request: RouteRequest, replicas: Sequence[ReplicaView]) -> int:
-            return policy(request, [self._seen_now(view) for view in replicas])
+            lane = request.tenant if request.tenant in self._groups else None
+            if lane is None:
+                return policies[lane](request, [self._seen_now(view) for view in replicas])
+            own = [index for index, view in enumerate(replicas) if self._lives[view.id].group.name == lane]
+            return own[policies[lane](request, [self._seen_now(replicas[index]) for index in own])]
 
         return choose
 
@@ -200,10 +208,18 @@ class ModelledReplicas:
         views = {view.id: view.num_outstanding_requests for view in self._fleet.dispatcher.views()}
         return {life.place: views[life.name] for life in self.standing_of(group)}
 
+    def alive(self) -> tuple[Life, ...]:
+        """Return all replicas that draw power, those that retire among them."""
+        return tuple(life for life in self._lives.values() if life.end_s is None)
+
+    def drawn_joules(self, life: Life) -> float:
+        """Return what a replica drew so far, its host included."""
+        return _progress(life, now_s())[1]
+
     def sample(self) -> None:
         """Look at every replica."""
         now = now_s()
-        self.samples += [_sample(life, now) for life in self._lives.values() if life.end_s is None]
+        self.samples += [_sample(life, now) for life in self.alive()]
 
     def records(self) -> tuple[MachineRecord, ...]:
         """Return what is known of every replica that ever stood, up to now."""
@@ -276,12 +292,20 @@ class CountedPreemptions:
         return schedule
 
 
+def _progress(life: Life, now: float) -> tuple[float, float]:
+    """Return a replica's seconds in steps and all that it drew, between steps and by its host too."""
+    life.built.engine.settle()
+    busy_s, joules = life.built.machine.progress()
+    life_s = now - life.start_s
+    return busy_s, joules + max(0.0, life_s - busy_s) * life.group.idle_watts + life_s * life.group.host_watts
+
+
 def _sample(life: Life, now: float) -> Sample:
-    engine, meter = life.built.engine, life.built.machine.meter
-    engine.settle()
+    engine = life.built.engine
+    busy_s, joules = _progress(life, now)
     gap_s = max(now - max(life.seen_s, life.start_s), 1e-12)
-    busy_s, joules = meter.busy_s - life.seen_busy_s, meter.joules - life.seen_joules
-    life.seen_s, life.seen_busy_s, life.seen_joules = now, meter.busy_s, meter.joules
+    gap_busy_s, gap_joules = busy_s - life.seen_busy_s, joules - life.seen_joules
+    life.seen_s, life.seen_busy_s, life.seen_joules = now, busy_s, joules
     usage = engine.kv_usage
     return Sample(
         at_s=now,
@@ -289,8 +313,8 @@ def _sample(life: Life, now: float) -> Sample:
         num_running=engine.num_running,
         num_waiting=engine.num_waiting,
         kv_share=usage.num_referenced_blocks / usage.num_blocks,
-        busy_share=min(1.0, busy_s / gap_s),
-        watts=(joules + max(0.0, gap_s - busy_s) * life.group.idle_watts) / gap_s,
+        busy_share=min(1.0, gap_busy_s / gap_s),
+        watts=gap_joules / gap_s,
     )
 
 
@@ -313,6 +337,6 @@ def _record(life: Life, now: float) -> MachineRecord:
         num_hit_tokens=usage.num_hit_tokens,
         num_miss_tokens=usage.num_miss_tokens,
         busy_joules=meter.joules,
-        idle_joules=max(0.0, life_s - meter.busy_s) * group.idle_watts,
+        idle_joules=max(0.0, life_s - meter.busy_s) * group.idle_watts + life_s * group.host_watts,
         dollars=None if price is None else price * life_s / SECONDS_PER_HOUR,
     )

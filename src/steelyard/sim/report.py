@@ -68,6 +68,11 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         rows.append(("events", ", ".join(f"{count} {kind}" for kind, count in summary.events.items())))
         told = f"{summary.num_continuations} continued, {summary.num_retries} sent again"
         rows += [("requests that changed machines", told), ("replica-hours", f"{summary.replica_hours:,.2f}")]
+    if summary.power is not None:
+        power = summary.power
+        share = f"{power.mean_share:.1%} on average, {power.peak_share:.1%} at most of {power.watts / 1e3:,.1f} kW"
+        capped = f"{power.low_capped_s:,.0f} s low priority, {power.high_capped_s:,.0f} s high"
+        rows += [("power budget", share), ("below full clock", f"{capped}; {power.num_brakes} brakes")]
     rows += [("energy", f"{summary.kwh:,.2f} kWh")] if summary.kwh else []
     rows += [("cost", f"{summary.dollars:,.2f} $")] if summary.dollars is not None else []
     return rows

@@ -33,6 +33,7 @@ class RequestRecord:
         num_tokens: that it was given.
         num_cached_tokens: of its prompt that the last replica found in its prefix cache.
         outcome: ``done``, or the name of the error that ended it.
+        tenant: who asked.
     """
 
     number: int
@@ -44,6 +45,7 @@ class RequestRecord:
     num_tokens: int = 0
     num_cached_tokens: int = 0
     outcome: str = ""
+    tenant: str = ""
 
     @property
     def is_done(self) -> bool:
@@ -109,7 +111,7 @@ class MachineRecord:
         num_hit_tokens: found in its prefix cache at admissions.
         num_miss_tokens: not found there.
         busy_joules: drawn in steps.
-        idle_joules: drawn between them.
+        idle_joules: drawn between them, and by the host all along.
         dollars: its price for that time; ``None`` if not known.
     """
 
@@ -175,6 +177,10 @@ class EventKind(StrEnum):
     RECONNECTED = "reconnected"
     ADDED = "added"
     RETIRED = "retired"
+    CAPPED = "capped"
+    BRAKED = "braked"
+    RELEASED = "brake released"
+    FULL_CLOCK = "at full clock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +196,27 @@ class Event:
     at_s: float
     machine: str
     kind: EventKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerRecord:
+    """How a row of machines kept to its power budget.
+
+    Attributes:
+        watts: of the budget.
+        peak_share: of it, the most that a look found; a look sees the mean since the one before.
+        mean_share: of it, over all looks.
+        num_brakes: times that everything was braked.
+        low_capped_s: during which low priority ran below its full clock, brakes included.
+        high_capped_s: the same of high priority.
+    """
+
+    watts: float
+    peak_share: float
+    mean_share: float
+    num_brakes: int
+    low_capped_s: float
+    high_capped_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +265,7 @@ class Summary:
         num_steps: of all machines.
         num_preemptions: of all machines.
         hit_share: of prompt tokens, those found in a prefix cache.
+        power: how the budget was kept to; ``None`` without one.
         kwh: energy; 0 if no power is known.
         dollars: ``None`` if a price is not known.
     """
@@ -263,6 +291,7 @@ class Summary:
     num_steps: int
     num_preemptions: int
     hit_share: float
+    power: PowerRecord | None
     kwh: float
     dollars: float | None
 
@@ -278,6 +307,7 @@ class SimulationResult:
         events: what happened to machines, in the order of time.
         num_retries: see :class:`~steelyard.fleet.dispatcher.Dispatcher`.
         num_continuations: the same.
+        power: how the budget was kept to; ``None`` without one.
         slo: what requests are held against; ``None`` for nothing.
         alone: (TTFT, TPOT) of each request on an idle replica, seconds.
     """
@@ -288,6 +318,7 @@ class SimulationResult:
     events: tuple[Event, ...]
     num_retries: int
     num_continuations: int
+    power: PowerRecord | None
     slo: Slo | None
     alone: tuple[tuple[float, float], ...]
 
@@ -327,6 +358,7 @@ class SimulationResult:
             num_steps=sum(machine.num_steps for machine in machines),
             num_preemptions=sum(machine.num_preemptions for machine in machines),
             hit_share=hits / (hits + misses) if hits + misses else 0.0,
+            power=self.power,
             kwh=total(machines, lambda m: m.joules) / JOULES_PER_KWH,
             dollars=sum(known_dollars) if len(known_dollars) == len(dollars) else None,
         )

@@ -19,10 +19,12 @@ from steelyard.core.request import Request
 from steelyard.cost.roofline import StepShape
 from steelyard.fleet.dispatcher import DispatchConfig, Dispatcher
 from steelyard.policies.route import make_route_policy
+from steelyard.policies.route.types import RoutePolicy
 from steelyard.policies.scale.types import DemandForecaster
 from steelyard.sim.autoscale import Autoscaler
 from steelyard.sim.cluster import Cluster
 from steelyard.sim.faults import faults_of
+from steelyard.sim.power import PowerKeeper
 from steelyard.sim.prompts import prompt_tokens
 from steelyard.sim.replicas import ModelledReplicas
 from steelyard.sim.result import RequestRecord, SimulationResult, Slo
@@ -71,14 +73,14 @@ class _Simulation:
     def __init__(self, cluster: Cluster, trace: Trace, options: SimulationOptions) -> None:
         self._cluster, self._trace, self._options = cluster, trace, options
         self._records = [
-            RequestRecord(number, one.arrival_s, one.num_prompt_tokens, one.num_output_tokens)
+            RequestRecord(number, one.arrival_s, one.num_prompt_tokens, one.num_output_tokens, tenant=one.tenant)
             for number, one in enumerate(trace.requests)
         ]
+        self._keeper = None if cluster.power is None else PowerKeeper(cluster.power)
         self._num_ended = 0
 
     async def run(self) -> SimulationResult:
         """Let every request come in its time, wait for the last one, and look at what is left."""
-        policy = make_route_policy(self._cluster.route, **self._cluster.route_options)
         replicas = ModelledReplicas(self._cluster, coasts=self._options.coasts)
         config = DispatchConfig(
             block_size=self._cluster.groups[0].engine.block_size,
@@ -86,7 +88,7 @@ class _Simulation:
             max_attempts=_MAX_ATTEMPTS,
             seed=self._options.seed,
         )
-        dispatcher = Dispatcher(replicas.up_to_date(policy), config)
+        dispatcher = Dispatcher(replicas.routing(self._route_policy), config)
         replicas.start_all(dispatcher)
         async with asyncio.TaskGroup() as beside:
             tasks = [beside.create_task(one) for one in (self._sample(replicas), *self._conditions(replicas))]
@@ -102,15 +104,21 @@ class _Simulation:
             events=events,
             num_retries=dispatcher.num_retries,
             num_continuations=dispatcher.num_continuations,
+            power=None if self._keeper is None else self._keeper.record(),
             slo=self._options.slo,
             alone=tuple(map(self._alone, self._trace.requests)),
         )
+
+    def _route_policy(self) -> RoutePolicy:
+        return make_route_policy(self._cluster.route, **self._cluster.route_options)
 
     def _conditions(self, replicas: ModelledReplicas) -> Iterator[Coroutine[None, None, None]]:
         """Yield what goes on beside the trace; each until cancelled."""
         yield from faults_of(replicas, self._cluster.faults, self._options.seed)
         for config in self._cluster.autoscalers:
             yield Autoscaler(config, replicas, self._options.forecasters.get(config.group)).run()
+        if self._keeper is not None:
+            yield self._keeper.run(replicas)
 
     async def _feed(self, dispatcher: Dispatcher) -> None:
         async with asyncio.TaskGroup() as clients:
@@ -136,7 +144,8 @@ class _Simulation:
 
     def _request(self, number: int, one: TraceRequest) -> Request:
         params = SamplingParams(max_tokens=one.num_output_tokens, ignore_eos=True, seed=number)
-        return Request(id=str(number), prompt_token_ids=prompt_tokens(number, one), params=params)
+        prompt = prompt_tokens(number, one)
+        return Request(id=str(number), prompt_token_ids=prompt, params=params, tenant=one.tenant)
 
     async def _sample(self, replicas: ModelledReplicas) -> None:
         """Look at every machine at even moments, each time after all else that happens then.

@@ -27,7 +27,7 @@ def desk(tmp_path_factory) -> Iterator[LiveServer]:
         access=AccessConfig(api_keys=tuple(f"{name}:{secret}" for name, secret in KEYS.items())),
         limits=LimitsConfig(max_body_bytes=10_000),
         engine=LLMOptions(max_model_len=512, max_num_seqs=4),
-        batch=BatchConfig(store=str(store), max_file_bytes=100_000),
+        batch=BatchConfig(store=str(store), max_file_bytes=100_000, max_stored_bytes=500_000, max_open=6),
     )
     with live_server(config, DiskModels(config.engine)) as server:
         yield server
@@ -229,3 +229,37 @@ def test_without_a_store_it_says_how_to_get_one(client):
     with pytest.raises(openai.APIStatusError, match="--batch-store") as raised:
         client.batches.list()
     assert raised.value.status_code == 501
+
+
+def test_a_key_stores_only_so_much_and_hears_how_to_get_room(bob):
+    big = {"file": ("in.jsonl", b"x" * 90_000), "purpose": "batch"}
+    kept = [bob.files.create(**big) for _ in range(5)]
+    with pytest.raises(openai.BadRequestError) as refused:
+        bob.files.create(**big)
+    assert refused.value.code == "storage_limit_exceeded"
+    assert "Delete files" in str(refused.value)
+    bob.files.delete(kept.pop().id)
+    kept.append(bob.files.create(**big))
+    for file in kept:
+        bob.files.delete(file.id)
+
+
+def test_a_key_has_only_so_many_open_batches_and_others_do_not_mind(ann, bob, desk):
+    slow = [request_line(number, max_tokens=200) for number in range(20)]
+    file = upload(ann, *slow)
+    job = {"input_file_id": file.id, "endpoint": "/v1/completions", "completion_window": "24h"}
+    made = [ann.batches.create(**job) for _ in range(6)]
+    with pytest.raises(openai.RateLimitError) as refused:
+        ann.batches.create(**job)
+    assert "batch_max_open" in str(refused.value)
+    assert float(refused.value.response.headers["retry-after"]) > 0
+    # Bob's batch, the last to come, does not wait for the six before it.
+    done = ended(bob, begin(bob, request_line(1), request_line(2)).id)
+    assert done.status == "completed"
+    assert any(ann.batches.retrieve(one.id).status in ("validating", "in_progress") for one in made)
+    for one in made:
+        ann.batches.cancel(one.id)
+    for one in made:
+        assert ended(ann, one.id).status == "cancelled"
+    told = httpx.get(desk.url + "/metrics", headers={"Authorization": f"Bearer {KEYS['ann']}"}).text
+    assert 'vllm:batch_lines_total{key="bob",state="completed"}' in told

@@ -271,3 +271,37 @@ class StoreLife(RuleBasedStateMachine):
 
 TestStoreLife = StoreLife.TestCase
 TestStoreLife.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+
+
+def test_owners_take_turns_however_many_batches_one_has(place):
+    store = Store(place)
+    for name in ("a1", "a2", "a3"):
+        assert store.add_batch(new_batch(name, "ann"))
+    for name in ("b1", "b2"):
+        assert store.add_batch(new_batch(name, "bob"))
+    assert store.unfinished(3) == ["a1", "b1", "a2"]
+    assert store.unfinished(9) == ["a1", "b1", "a2", "b2", "a3"]
+    store.close()
+
+
+def test_an_owner_has_only_so_many_open_batches(place):
+    store = Store(place)
+    assert store.add_batch(new_batch("a1", "ann"), max_open=2)
+    assert store.add_batch(new_batch("a2", "ann"), max_open=2)
+    assert not store.add_batch(new_batch("a3", "ann"), max_open=2)
+    assert store.batch("a3") is None
+    assert store.add_batch(new_batch("b1", "bob"), max_open=2)
+    store.fail("a1", [], 5)
+    assert store.add_batch(new_batch("a3", "ann"), max_open=2)
+    store.close()
+
+
+def test_the_size_of_an_owner_s_files(place):
+    store = Store(place)
+    assert store.num_stored_bytes("ann") == 0
+    for name, owner in (("file-1", "ann"), ("file-2", "ann"), ("file-3", "bob")):
+        store.add_file(new_file(name, owner=owner))
+    assert store.num_stored_bytes("ann") == 2 * store.num_stored_bytes("bob") > 0
+    store.delete_file("file-1")
+    assert store.num_stored_bytes("ann") == store.num_stored_bytes("bob")
+    store.close()

@@ -215,3 +215,62 @@ def test_equal_beginnings_stand_together():
     assert [line.number for line in line_order("by_prefix")(lines)] == [0, 2, 1, 3]
     with pytest.raises(ParamsError, match="as_given, by_prefix"):
         line_order("random")
+
+
+def test_who_has_the_fewest_seats_gets_the_next():
+    """Ann waits with a hundred lines before Bob comes with two."""
+
+    async def main() -> list[str]:
+        seats, taken = Seats(4, lambda: False), []
+
+        async def line(owner: str) -> None:
+            await seats.take(owner)
+            taken.append(owner)
+            await asyncio.sleep(1.0)
+            seats.leave(owner)
+
+        lines = [asyncio.create_task(line("ann")) for _ in range(100)]
+        await asyncio.sleep(0.5)
+        lines += [asyncio.create_task(line("bob")) for _ in range(2)]
+        await asyncio.gather(*lines)
+        return taken
+
+    taken = run_virtual(main())
+    assert taken[:8].count("bob") == 2  # in the first turn after they came
+    assert len(taken) == 102
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_seats_are_never_lost_whoever_is_cancelled(data):
+    num_seats = data.draw(st.integers(1, 3))
+    owners = data.draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=12))
+    doomed = data.draw(st.sets(st.integers(0, len(owners) - 1)))
+    at_s = data.draw(st.sampled_from([0.0, 0.5, 1.0, 1.5]))
+
+    async def main() -> None:
+        busy_until_s = data.draw(st.sampled_from([0.0, 0.7]))
+        seats, loop, at_once, most = Seats(num_seats, lambda: loop.time() < busy_until_s), None, 0, 0
+        loop = asyncio.get_running_loop()
+
+        async def line(owner: str) -> None:
+            nonlocal at_once, most
+            await seats.take(owner)
+            at_once += 1
+            most = max(most, at_once)
+            try:
+                await asyncio.sleep(1.0)
+            finally:
+                at_once -= 1
+                seats.leave(owner)
+
+        lines = [asyncio.create_task(line(owner)) for owner in owners]
+        await asyncio.sleep(at_s)
+        for number in doomed:
+            lines[number].cancel()
+        await asyncio.gather(*lines, return_exceptions=True)
+        assert most <= num_seats
+        # All seats are free again.
+        await asyncio.wait_for(asyncio.gather(*(seats.take("d") for _ in range(num_seats))), 1.0)
+
+    run_virtual(main())

@@ -44,10 +44,12 @@ class RouteRequest:
     Attributes:
         num_tokens: tokens to be computed for it, its output as far as it can be foreseen.
         prefix: digests of the leading full KV blocks of its prompt, each standing for all tokens up to its end.
+        tenant: who is charged for it.
     """
 
     num_tokens: int
     prefix: tuple[bytes, ...] = ()
+    tenant: str = ""
 
 
 class RoutePolicy(Protocol):

@@ -18,13 +18,14 @@ from steelyard.serve.batch.sender import LineSender
 from steelyard.serve.batch.store import Store
 from steelyard.serve.batch.tables import database_url
 from steelyard.serve.batch.types import ENDED, Batch, BatchStatus, Fault, Line, StoredFile
-from steelyard.serve.batch.worker import Seats, Worker
+from steelyard.serve.batch.worker import OnAnswers, Seats, Worker
 from steelyard.serve.config import BatchConfig
-from steelyard.serve.errors import NOT_FOUND, ApiError, invalid
+from steelyard.serve.errors import NOT_FOUND, ApiError, busy, invalid
 from steelyard.serve.identity import new_id
 from steelyard.serve.keys import Principal
 
 BATCH, BATCH_OUTPUT = "batch", "batch_output"
+_RETRY_S = 60.0
 
 
 class Office:
@@ -47,18 +48,23 @@ class Office:
         self._worker: Worker | None = None
         self._working: asyncio.Task[None] | None = None
 
-    def start(self, app: ASGIApp, num_seats: int, is_busy: Callable[[], bool]) -> None:
+    def start(
+        self, app: ASGIApp, num_seats: int, is_busy: Callable[[], bool], on_answers: OnAnswers = lambda *_: None
+    ) -> None:
         """Begin to work: what a process before this one left undone first.
 
         Args:
             app: answers lines.
             num_seats: lines that it is sent at once.
             is_busy: whether people are waiting for answers.
+            on_answers: called with a batch and what has been committed of it.
         """
         order = line_order(self._config.order)
         paper, seats = _Folder(self._store, self._room), Seats(num_seats, is_busy)
         sender = LineSender(app)
-        self._worker = Worker(self._store, self._calls, sender, paper, seats, order=order, now=self._now)
+        self._worker = Worker(
+            self._store, self._calls, sender, paper, seats, order=order, now=self._now, on_answers=on_answers
+        )
         self._working = asyncio.get_running_loop().create_task(self._worker.run())
 
     def stop(self) -> None:
@@ -75,9 +81,19 @@ class Office:
         self._store.close()
 
     async def add_file(self, owner: Principal, filename: str, pieces: Iterable[bytes]) -> StoredFile:
-        """Keep an input file."""
+        """Keep an input file.
+
+        Raises:
+            ApiError: 400 if the owner's files would take more than they may; nothing is kept then.
+        """
         name, at = new_id("file"), self._now()
         num_bytes = await self._calls(self._room.write, name, pieces)
+        stored = await self._calls(self._store.num_stored_bytes, owner.name)
+        if stored + num_bytes > self._config.max_stored_bytes:
+            await self._calls(self._room.delete, name)
+            limit = f"{self._config.max_stored_bytes} bytes that one key may store"
+            message = f"file: {stored} and {num_bytes} bytes are over the {limit}. Delete files that you do not need."
+            raise invalid(message, param="file", code="storage_limit_exceeded")
         file = StoredFile(
             id=name, owner=owner.name, purpose=BATCH, filename=filename, num_bytes=num_bytes, created_at=at
         )
@@ -127,7 +143,7 @@ class Office:
         """Take a new batch.
 
         Raises:
-            ApiError: 404 or 400 if its input is none.
+            ApiError: 404 or 400 if its input is none, 429 if the owner has too many that have not ended.
         """
         file = await self.file(owner, input_file_id)
         if file.purpose != BATCH:
@@ -145,7 +161,9 @@ class Office:
             expires_at=at + window_s,
             metadata=metadata,
         )
-        await self._calls(self._store.add_batch, batch)
+        if not await self._calls(self._store.add_batch, batch, self._config.max_open):
+            open_ = f"{self._config.max_open} batches of this key have not ended"
+            raise busy(f"batch_max_open: {open_}. Wait for one, or cancel it.", retry_after_s=_RETRY_S)
         if self._worker is not None:
             self._worker.look()
         return batch

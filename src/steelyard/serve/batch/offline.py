@@ -118,7 +118,7 @@ async def answer_file(
             seats,
             order=line_order(config.batch.order),
             now=unix_seconds,
-            on_answers=progress.answers,
+            on_answers=lambda _, answers: progress.answers(answers),
         )
         await worker.carry(_ID)
     finally:

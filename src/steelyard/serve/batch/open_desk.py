@@ -6,9 +6,9 @@ from fastapi import APIRouter
 from starlette.types import ASGIApp
 
 from steelyard.serve.batch.office import Office
-from steelyard.serve.batch.sender import TENANT_PREFIX
 from steelyard.serve.config import ServeConfig
 from steelyard.serve.identity import unix_seconds
+from steelyard.serve.keys import BATCH_TENANT
 from steelyard.serve.routes.batches import batches_router
 from steelyard.serve.routes.files import files_router
 from steelyard.serve.service import Service
@@ -30,7 +30,7 @@ class OpenDesk:
         """Begin to work; when the server drains, lines on their way are dropped at once, and computed again later."""
         num_seats = self._config.batch.concurrency or max(1, self._config.engine.max_num_seqs // 2)
         self._service.on_drain = self._office.stop
-        self._office.start(app, num_seats, self._people_wait)
+        self._office.start(app, num_seats, self._people_wait, self._service.metrics.count_lines)
 
     async def close(self) -> None:
         """End."""
@@ -39,4 +39,4 @@ class OpenDesk:
     def _people_wait(self) -> bool:
         """Whether an engine has requests waiting that are no lines of batches."""
         loaded = [model.llm for model in self._service.pool.models if model.llm is not None]
-        return any(not name.startswith(TENANT_PREFIX) for llm in loaded for name in llm.start().waiting_tenants())
+        return any(not name.startswith(BATCH_TENANT) for llm in loaded for name in llm.start().waiting_tenants())

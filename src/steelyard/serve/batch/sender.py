@@ -11,9 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from steelyard.core.clock import sleep_s
 from steelyard.serve.batch.types import ENDPOINTS, Answer, Batch, Line
 from steelyard.serve.errors import invalid
-from steelyard.serve.keys import PRINCIPAL, Principal
+from steelyard.serve.keys import BATCH_TENANT, PRINCIPAL, Principal
 
-TENANT_PREFIX = "batch:"
 # Behind whatever anybody asks for: priorities of requests are below 2^31.
 _LATENESS = 1 << 32
 _TRY_LATER = (429, 503)
@@ -49,7 +48,7 @@ class LineSender:
 
 def line_principal(batch: Batch) -> Principal:
     """Return who a batch's lines come from: a tenant beside its owner, with the owner's cached prefixes."""
-    return Principal(name=TENANT_PREFIX + batch.owner, cache_salt=batch.cache_salt, lateness=_LATENESS)
+    return Principal(name=BATCH_TENANT + batch.owner, cache_salt=batch.cache_salt, lateness=_LATENESS)
 
 
 def request_body(batch: Batch, line: Line) -> bytes:

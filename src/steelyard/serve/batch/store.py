@@ -12,12 +12,13 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, delete, func, insert, select, update
 
 from steelyard.serve.batch.tables import batches, files, lines, open_database
 from steelyard.serve.batch.types import ENDED, Answer, Batch, BatchStatus, Fault, Line, LineState, Outcome, StoredFile
 
 _CHUNK = 1000
+_WORKING = tuple(status.value for status in BatchStatus if status not in ENDED)
 
 
 class Store:
@@ -66,10 +67,21 @@ class Store:
         with self._engine.begin() as connection:
             return set(connection.scalars(select(files.c.id)))
 
-    def add_batch(self, batch: Batch) -> None:
-        """Keep a new batch."""
+    def add_batch(self, batch: Batch, max_open: int | None = None) -> bool:
+        """Keep a new batch, unless its owner has ``max_open`` that have not ended; return whether it was kept."""
+        mine = (batches.c.owner == batch.owner, batches.c.status.in_(_WORKING))
         with self._engine.begin() as connection:
+            if max_open is not None:
+                num_open = connection.scalar(select(func.count()).select_from(batches).where(*mine)) or 0
+                if num_open >= max_open:
+                    return False
             connection.execute(insert(batches).values(**asdict(batch)))
+        return True
+
+    def num_stored_bytes(self, owner: str) -> int:
+        """Return the size of all files of an owner."""
+        with self._engine.begin() as connection:
+            return connection.scalar(select(func.sum(files.c.num_bytes)).where(files.c.owner == owner)) or 0
 
     def batch(self, id: str) -> Batch | None:
         """Return a batch by its name."""
@@ -84,11 +96,11 @@ class Store:
             return [_batch(row) for row in rows]
 
     def unfinished(self, limit: int) -> list[str]:
-        """Return the names of up to ``limit`` batches that have not ended, oldest first."""
-        working = [status.value for status in BatchStatus if status not in ENDED]
-        wanted = select(batches.c.id).where(batches.c.status.in_(working)).order_by(batches.c.position).limit(limit)
+        """Return the names of up to ``limit`` batches that have not ended: the oldest of each owner, then the next."""
+        turn = func.row_number().over(partition_by=batches.c.owner, order_by=batches.c.position)
+        wanted = select(batches.c.id).where(batches.c.status.in_(_WORKING)).order_by(turn, batches.c.position)
         with self._engine.begin() as connection:
-            return list(connection.scalars(wanted))
+            return list(connection.scalars(wanted.limit(limit)))
 
     def begin(self, id: str, found: Iterable[Line], at: int) -> bool:
         """Take a valid batch's lines and let it be in progress; return ``False`` if it is not validating any more."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -24,6 +25,8 @@ _MAX_BATCHES = 8  # at once
 _LOOK_S = 0.05
 _PATIENCE_S = 5.0  # after a failure of the disk
 _LONGEST_WAIT_S = 60.0
+
+OnAnswers = Callable[[Batch, Sequence[Answer]], None]
 
 
 class Sender(Protocol):
@@ -51,7 +54,7 @@ class Paper(Protocol):
 
 
 class Seats:
-    """How many lines may be on their way at once, and when the next may go.
+    """How many lines may be on their way at once, and whose the next is: of whoever waits, who has the fewest seats.
 
     Args:
         num_seats: lines at once.
@@ -59,21 +62,44 @@ class Seats:
     """
 
     def __init__(self, num_seats: int, is_busy: Callable[[], bool]) -> None:
-        self._free, self._is_busy = asyncio.Semaphore(num_seats), is_busy
+        self._num_free, self._is_busy = num_seats, is_busy
+        self._taken: Counter[str] = Counter()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
-    async def take(self) -> None:
-        """Wait for a seat, and until nobody else waits."""
-        await self._free.acquire()
+    async def take(self, owner: str) -> None:
+        """Wait for a seat, and until no people wait."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(owner, deque()).append(turn)
+        self._fill()
         try:
+            await turn
             while self._is_busy():
                 await sleep_s(_LOOK_S)
         except BaseException:
-            self._free.release()
+            if turn.done() and not turn.cancelled():
+                self.leave(owner)
             raise
 
-    def leave(self) -> None:
-        """Give the seat back."""
-        self._free.release()
+    def leave(self, owner: str) -> None:
+        """Give a seat back."""
+        self._taken[owner] -= 1
+        self._num_free += 1
+        self._fill()
+
+    def _fill(self) -> None:
+        """Give free seats to those who wait."""
+        while self._num_free and (owner := self._next_owner()) is not None:
+            self._waiting[owner].popleft().set_result(None)
+            self._taken[owner] += 1
+            self._num_free -= 1
+
+    def _next_owner(self) -> str | None:
+        for owner, turns in list(self._waiting.items()):
+            while turns and turns[0].done():  # cancelled
+                turns.popleft()
+            if not turns:
+                del self._waiting[owner]
+        return min(self._waiting, key=self._taken.__getitem__, default=None)
 
 
 class Worker:
@@ -87,7 +113,7 @@ class Worker:
         seats: bounds what is on its way.
         order: of a window of lines.
         now: returns the date, seconds since 1970.
-        on_answers: called with what has been committed.
+        on_answers: called with a batch and what has been committed of it.
     """
 
     def __init__(
@@ -100,7 +126,7 @@ class Worker:
         *,
         order: LineOrder,
         now: Callable[[], int],
-        on_answers: Callable[[Sequence[Answer]], None] = lambda answers: None,
+        on_answers: OnAnswers = lambda batch, answers: None,
     ) -> None:
         self._store, self._calls, self._sender, self._paper, self._seats = store, calls, sender, paper, seats
         self._order, self._now, self._on_answers = order, now, on_answers
@@ -187,10 +213,10 @@ class Worker:
         """Send every line that waits, a window at a time in the chosen order; none if the batch was recalled before."""
         if (await self._batch(batch.id)).status is not BatchStatus.IN_PROGRESS:
             return
-        commits = _Commits(self._store, self._calls, batch.id, self._on_answers)
+        commits = _Commits(self._store, self._calls, batch, self._on_answers)
         async with asyncio.TaskGroup() as group:
             async for line in self._ordered(batch):
-                await self._seats.take()
+                await self._seats.take(batch.owner)
                 group.create_task(self._answer(batch, line, commits))
 
     async def _ordered(self, batch: Batch) -> AsyncIterator[Line]:
@@ -204,17 +230,15 @@ class Worker:
         try:
             answer = await self._sender.answer(batch, line)
         finally:
-            self._seats.leave()
+            self._seats.leave(batch.owner)
         await commits.add(answer)
 
 
 class _Commits:
     """Answers of one batch on their way into the store: those that come while it writes go into one transaction."""
 
-    def __init__(
-        self, store: Store, calls: BlockingCalls, id: str, on_answers: Callable[[Sequence[Answer]], None]
-    ) -> None:
-        self._store, self._calls, self._id, self._on_answers = store, calls, id, on_answers
+    def __init__(self, store: Store, calls: BlockingCalls, batch: Batch, on_answers: OnAnswers) -> None:
+        self._store, self._calls, self._batch, self._on_answers = store, calls, batch, on_answers
         self._pending: list[Answer] = []
         self._writing = asyncio.Lock()
 
@@ -228,5 +252,5 @@ class _Commits:
         async with self._writing:
             taken, self._pending = self._pending, []
             if taken:
-                await self._calls(self._store.finish, self._id, taken)
-                self._on_answers(taken)
+                await self._calls(self._store.finish, self._batch.id, taken)
+                self._on_answers(self._batch, taken)

@@ -23,12 +23,14 @@ class TraceRequest(NamedTuple):
         hash_ids: one number per block of :data:`HASH_BLOCK_TOKENS` prompt tokens, the last one perhaps partly filled;
             where two prompts begin with the same numbers they begin with the same tokens. Empty if nothing is known
             of the content: then it is shared with nobody.
+        tenant: who asks; one that is called as a group of replicas is served by that group only.
     """
 
     arrival_s: float
     num_prompt_tokens: int
     num_output_tokens: int
     hash_ids: tuple[int, ...] = ()
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
