@@ -43,7 +43,7 @@ def test_devices_without_a_known_peak_have_none():
     assert power_model(find_device("sn40l")) is None
     model = power_model(find_device("a100-80gb"))
     assert model is not None
-    assert (model.peak_watts, model.idle_watts) == (400.0, 60.0)
+    assert (model.peak_watts, model.idle_watts) == (400.0, 56.0)
 
 
 @pytest.mark.parametrize(("peak", "idle", "exponent"), [(100.0, 100.0, 2.0), (100.0, -1.0, 2.0), (100.0, 10.0, 4.0)])
