@@ -99,7 +99,8 @@ def test_fleet_takes_a_measured_profile_and_prints_weights(capsys, tmp_path):
     [
         (["--gpu", "a10"], "Did you mean a10"),
         (["--workload", "azure-conv"], "azure-conversation"),
-        (["--slo-ms", "1"], "miss the objective on every type"),
+        (["--slo-ms", "1"], "Allow 20.4 ms per token"),
+        (["llama-2-70b"], "memory: requests of 16000+100 tokens"),
         (["--rate", "0"], "no request arrives"),
         (["--rate", "-1"], "no rate"),
         (["--limit", "h100"], "NAME=N"),
@@ -108,6 +109,30 @@ def test_fleet_takes_a_measured_profile_and_prints_weights(capsys, tmp_path):
 )
 def test_fleet_says_what_is_wrong(capsys, arguments, told):
     assert run(["plan", "fleet", *arguments]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_fleet_names_requests_that_the_model_cannot_take(capsys, tmp_path):
+    sizes = tmp_path / "sizes.csv"
+    sizes.write_text("prompt_tokens,answer_tokens,requests\n4000,97,1\n4000,96,3\n", encoding="utf-8")
+    assert run(["plan", "fleet", "llama-2-7b", "--workload", str(sizes), "--rate", "1", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [one["answer_tokens"] for one in printed["beyond_context"]] == [97]
+    assert "4000+97 tokens (25.0% of all) are longer than llama-2-7b's context of 4096" in printed["reasons"][-1]
+    assert run(["plan", "fleet", "llama-3-8b", "--workload", str(sizes), "--rate", "1", "--json"]) == 0
+    assert "beyond_context" not in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("limits", "slo_ms", "told"),
+    [
+        (("l4=1", "a10g=2", "a100-80gb=3", "h100=0"), "120", "Add 1 × l4 + 2 × a10g; no objective is loose enough"),
+        (("l4=0", "a10g=0", "a100-80gb=5", "h100=0"), "40", "Add 1 × h100; or allow 51.1 ms per token"),
+    ],
+)
+def test_fleet_with_too_few_devices_names_both_ways_out(capsys, limits, slo_ms, told):
+    options = [word for name in limits for word in ("--limit", name)]
+    assert run(["plan", "fleet", "--slo-ms", slo_ms, *options]) == 1
     assert told in capsys.readouterr().err
 
 
@@ -134,7 +159,9 @@ def test_nano_writes_the_plan_it_prints(capsys, tmp_path):
     ("arguments", "code", "told"),
     [
         (["llama-2-70b", "--devices", "1"], 1, "Take more devices"),
-        (["llama-2-7b", "--batch", "0"], 2, "batch_tokens"),
+        (["llama-2-7b", "--batch", "0"], 2, "error: batch: 0 is below 1"),
+        (["llama-2-7b", "--prompt", "0"], 2, "error: prompt: 0 is below 1"),
+        (["llama-2-7b", "--devices", "0"], 2, "error: devices: 0 is below 1"),
         (["llama-2-7c"], 2, "Did you mean llama-2-7b"),
         (["llama-2-7b", "--device", "a1000"], 2, "device"),
     ],
@@ -242,4 +269,42 @@ def test_scale_writes_the_plan_it_prints(capsys, tmp_path, history):
 )
 def test_scale_says_what_is_wrong(capsys, history, arguments, code, told):
     assert run(["plan", "scale", history, *SCALE, *arguments]) == code
+    assert told in capsys.readouterr().err
+
+
+POWER = ["plan", "power", "llama-3-8b", "--servers", "2", "--added", "0,0.5", "--rate", "2", "--duration", "8"]
+
+
+def test_power_prints_rows_and_reasons_and_writes_the_plan(capsys, tmp_path):
+    path = tmp_path / "plan.toml"
+    assert run([*POWER, "--json", "--out", str(path)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("reasons")
+    assert tomllib.loads(path.read_text(encoding="utf-8")) == printed
+    assert printed["watts"] == 13_000
+    assert printed["rows"][0]["num_servers"] == 2
+    assert {"polca", "none"} == {row["policy"] for row in printed["rows"]}
+    assert run(POWER) == 0
+    out = capsys.readouterr().out
+    assert "13.0 kW, made for 2 × dgx-a100" in out
+    assert "LOW LATER" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--servers", "1"], "servers"),
+        (["--servers", "100000"], "1000 at most"),
+        (["--added", "0,x"], "added"),
+        (["--added", "0.5,0"], "do not rise"),
+        (["--policy", "polka"], "polca"),
+        (["--others", "polka"], "polca"),
+        (["--machine", "dgx-a10"], "dgx-a100"),
+        (["--high-loss", "0.1"], "high_loss"),
+        (["--high-share", "2"], "high_share"),
+        (["--context", "100000000"], "do not fit"),
+    ],
+)
+def test_power_says_what_is_wrong(capsys, arguments, told):
+    assert run([*POWER, *arguments]) != 0
     assert told in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,9 @@ from steelyard.cli.plan_output import PlanOptions, PrintedPlan, print_plan
 from steelyard.core.errors import InputError
 from steelyard.core.names import check_keys, pick
 from steelyard.plan.fleet import FleetJob, FleetPlan, GpuType, SizeBucket, fleet_reasons, mix_text, plan_fleet
+from steelyard.plan.fleet_nearest import plan_within, titles
 from steelyard.plan.fleet_rates import modelled_type
-from steelyard.plan.serving_catalogue import find_serving_device, find_serving_model, serving_models
+from steelyard.plan.serving_catalogue import context_tokens, find_serving_device, find_serving_model, serving_models
 from steelyard.plan.workload_sizes import known_workloads, request_sizes
 
 EXAMPLES = examples(
@@ -55,18 +57,40 @@ def fleet(
     price_per_hour and rates_per_s, one for each row of the workload.
     """
     buckets = request_sizes(workload, rate)
-    limits = _limits(limit or [])
+    limits, longest = _limits(limit or []), None
     if profile is None:
-        shape, names = find_serving_model(model), gpu or list(_GPUS)
-        types = tuple(modelled_type(shape, find_serving_device(name), buckets, slo_ms / 1000) for name in names)
+        shape, longest, names = find_serving_model(model), context_tokens(model), gpu or list(_GPUS)
+        check_keys(limits, [find_serving_device(name).name for name in names], field="limit")
+
+        def job_within(objective_s: float) -> FleetJob:
+            types = (modelled_type(shape, find_serving_device(name), buckets, objective_s) for name in names)
+            return _job(buckets, types, limits, slices)
+
+        plan = plan_within(job_within, slo_ms / 1000)
     else:
-        types = read_profile(profile, gpu)
-    check_keys(limits, [one.name for one in types], field="limit")
-    limited = tuple(one.limited(limits.get(one.name, one.available)) for one in types)
-    plan = plan_fleet(FleetJob(buckets=buckets, types=limited, slices=slices))
-    head = f"{workload}, {rate:g} requests/s: {mix_text(limited, plan.counts)}, ${plan.price_per_hour:.2f}/h"
+        plan = plan_fleet(_job(buckets, read_profile(profile, gpu), limits, slices))
+    beyond = [] if longest is None else [one for one in buckets if one.rate_per_s and one.tokens > longest]
+    head = f"{workload}, {rate:g} requests/s: {mix_text(plan.job.types, plan.counts)}, ${plan.price_per_hour:.2f}/h"
     text = "\n\n".join([head, format_table(_HEADERS, _rows(plan)), format_table(*_shares(plan))])
-    print_plan(PrintedPlan(text=text, reasons=fleet_reasons(plan), fields=_fields(plan)), where, output)
+    reasons = [*fleet_reasons(plan), *_beyond_reasons(plan, beyond, f"{model}'s context of {longest} tokens")]
+    print_plan(PrintedPlan(text=text, reasons=reasons, fields=_fields(plan, beyond)), where, output)
+
+
+def _job(buckets: tuple[SizeBucket, ...], types: Iterable[GpuType], limits: Mapping[str, int], slices: int) -> FleetJob:
+    known = {one.name: one for one in types}
+    check_keys(limits, known, field="limit")
+    limited = tuple(one.limited(limits.get(name, one.available)) for name, one in known.items())
+    return FleetJob(buckets=buckets, types=limited, slices=slices)
+
+
+def _beyond_reasons(plan: FleetPlan, beyond: Sequence[SizeBucket], longest: str) -> Iterator[str]:
+    """Yield what is to be said of requests that the model cannot take."""
+    if beyond:
+        share = sum(one.rate_per_s for one in beyond) / plan.job.rate_per_s
+        yield (
+            f"Requests of {titles(beyond)} ({share:.1%} of all) are longer than {longest}: they are planned as if it "
+            "took them."
+        )
 
 
 def read_profile(path: Path, names: list[str] | None) -> tuple[GpuType, ...]:
@@ -134,8 +158,8 @@ def _shares(plan: FleetPlan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return headers, rows
 
 
-def _fields(plan: FleetPlan) -> dict[str, Any]:
-    optional = {"saved": plan.saved}
+def _fields(plan: FleetPlan, beyond: Sequence[SizeBucket]) -> dict[str, Any]:
+    optional = {"saved": plan.saved, "beyond_context": [_size_fields(bucket) for bucket in beyond] or None}
     return {
         "kind": "fleet",
         "rate_per_s": plan.job.rate_per_s,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from steelyard.cli.options import OutputOptions, examples, takes_groups
+from steelyard.cli.options import OutputOptions, check_at_least, examples, takes_groups
 from steelyard.cli.output import format_table
 from steelyard.cli.plan_output import PlanOptions, PrintedPlan, print_plan
 from steelyard.core.units import format_seconds
@@ -16,7 +16,7 @@ from steelyard.plan.serving_catalogue import find_serving_device, find_serving_m
 
 EXAMPLES = examples(
     "steelyard plan nano llama-2-70b --device a100-80gb --devices 8",
-    "steelyard plan nano llama-3-8b --device a100-80gb --devices 1 --prompt 1024 --json",
+    "steelyard plan nano llama-3-8b --devices 1 --batch 1024 --prompt 1024 --json",
 )
 
 
@@ -33,6 +33,8 @@ def nano(
     output: OutputOptions,
 ) -> None:
     """Search the nano-batches that overlap computing, memory and network best, beside the sequential step."""
+    for name, number in (("devices", devices), ("batch", batch), ("prompt", prompt), ("answer", answer)):
+        check_at_least(name, number, 1)
     job = NanoJob(
         model=find_serving_model(model),
         device=find_serving_device(device),

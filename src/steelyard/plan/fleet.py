@@ -51,6 +51,11 @@ class SizeBucket:
             raise ParamsError(f"{self.rate_per_s:g} is no rate", field="rate", remedy="Give 0 or more per second")
 
     @property
+    def tokens(self) -> int:
+        """Of the largest prompt and the longest answer together."""
+        return self.prompt_tokens + self.answer_tokens
+
+    @property
     def title(self) -> str:
         """How messages call it."""
         return f"{self.prompt_tokens}+{self.answer_tokens} tokens"
@@ -177,8 +182,7 @@ def plan_fleet(job: FleetJob) -> FleetPlan:
         ResourceError: if too few are available, saying what rate they serve and what else would be needed; or if
             scipy is not installed.
     """
-    if not _HAS_SOLVER:
-        raise ResourceError("scipy is not installed", field="fleet", remedy="Run: pip install 'steelyard[plan]'")
+    _check_solver()
     _check_servable(job)
     solved = _solve(job)
     if solved is None:
@@ -273,15 +277,38 @@ def _single_price(job: FleetJob) -> float | None:
     return float(np.ceil(load - _EPSILON)) * job.types[0].price_per_hour if np.isfinite(load) else None
 
 
+def unserved(job: FleetJob) -> tuple[SizeBucket, ...]:
+    """Return the buckets that arrive and no type serves."""
+    return tuple(
+        bucket
+        for number, bucket in enumerate(job.buckets)
+        if bucket.rate_per_s > 0 and not any(one.rates_per_s[number] > 0 for one in job.types)
+    )
+
+
+def can_serve(job: FleetJob) -> bool:
+    """Return whether some mix of what is available serves the workload.
+
+    Raises:
+        ResourceError: if scipy is not installed.
+    """
+    _check_solver()
+    if unserved(job):
+        return False
+    unlimited = all(one.available is None for one in job.types)
+    return unlimited or (highest_share(job) > 1 - _EPSILON and _solve(job) is not None)
+
+
+def _check_solver() -> None:
+    if not _HAS_SOLVER:
+        raise ResourceError("scipy is not installed", field="fleet", remedy="Run: pip install 'steelyard[plan]'")
+
+
 def _check_servable(job: FleetJob) -> None:
-    for number, bucket in enumerate(job.buckets):
-        if bucket.rate_per_s > 0 and not any(one.rates_per_s[number] > 0 for one in job.types):
-            names = ", ".join(one.name for one in job.types)
-            raise ParamsError(
-                f"requests of {bucket.title} miss the objective on every type ({names})",
-                field="objective",
-                remedy="Relax the objective, or add a larger type",
-            )
+    for bucket in unserved(job):
+        names = ", ".join(one.name for one in job.types)
+        problem = f"requests of {bucket.title} miss the objective on every type ({names})"
+        raise ParamsError(problem, field="objective", remedy="Relax the objective, or add a larger type")
 
 
 def _shortage(job: FleetJob) -> ResourceError:

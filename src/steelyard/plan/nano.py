@@ -218,35 +218,64 @@ def search(job: NanoJob) -> NanoPlan:
 def timeline(job: NanoJob, pipeline: Pipeline) -> tuple[Span, ...]:
     """Return when each operator runs: one per resource at a time, slowed by the shares of those beside it."""
     layer = operators(job, job.batch_tokens / pipeline.num_nano)
-    ready: dict[Bound, list[tuple[tuple[int, ...], int, int]]] = {bound: [] for bound in Bound}
-    running: dict[Bound, tuple[int, int, float, float]] = {}
-    done: set[tuple[int, int]] = set()
+    queue = _Queue(layer, pipeline, job.model.num_layers)
+    running: dict[Bound, _Running] = {}
     spans: list[Span] = []
     now = 0.0
-
-    def offer(nano: int, place: int) -> None:
-        key = (nano, place) if pipeline.order is Order.FIRST_BATCH else (place, nano)
-        heapq.heappush(ready[layer[place % len(layer)].bound], (key, nano, place))
-
-    for nano in range(pipeline.num_nano):
-        offer(nano, 0)
-    while running or any(ready.values()):
-        for bound in Bound:
-            if bound not in running and ready[bound]:
-                _, nano, place = heapq.heappop(ready[bound])
-                running[bound] = (nano, place, layer[place % len(layer)].seconds, now)
+    while queue.start_idle(running, now):
         rates = shared_rates(frozenset(running), pipeline)
-        first = min(running, key=lambda bound: running[bound][2] / rates[bound])
-        passed = running[first][2] / rates[first]
+        first = min(running, key=lambda bound: running[bound].left_s / rates[bound])
+        passed = running[first].left_s / rates[first]
         now += passed
-        for bound, (nano, place, left, start) in running.items():
-            running[bound] = (nano, place, left - passed * rates[bound], start)
-        nano, place, _, start = running.pop(first)
-        spans.append(Span(nano, place // len(layer), place % len(layer), first, start, now))
-        done.add((nano, place))
-        for follower in _freed(nano, place, done, job.model.num_layers * len(layer)):
-            offer(nano, follower)
+        for bound, one in running.items():
+            one.left_s -= passed * rates[bound]
+        done = running.pop(first)
+        spans.append(Span(done.nano, done.place // len(layer), done.place % len(layer), first, done.start_s, now))
+        queue.finish(done.nano, done.place)
     return tuple(spans)
+
+
+@dataclass(slots=True)
+class _Running:
+    """An operator on its resource: ``place`` counts operators through all layers."""
+
+    nano: int
+    place: int
+    left_s: float
+    start_s: float
+
+
+class _Queue:
+    """Operators that wait for nothing but their resource, in the pipeline's order."""
+
+    def __init__(self, layer: tuple[Operator, ...], pipeline: Pipeline, num_layers: int) -> None:
+        self._layer, self._order = layer, pipeline.order
+        self._num_places = num_layers * len(layer)
+        self._ready: dict[Bound, list[tuple[tuple[int, int], int, int]]] = {bound: [] for bound in Bound}
+        self._done: set[tuple[int, int]] = set()
+        for nano in range(pipeline.num_nano):
+            self._offer(nano, 0)
+
+    def start_idle(self, running: dict[Bound, _Running], now: float) -> bool:
+        """Start an operator on each idle resource that has one; return whether anything runs."""
+        for bound in Bound:
+            if bound not in running and self._ready[bound]:
+                _, nano, place = heapq.heappop(self._ready[bound])
+                running[bound] = _Running(nano, place, self._at(place).seconds, now)
+        return bool(running)
+
+    def finish(self, nano: int, place: int) -> None:
+        """Note that an operator is done, and offer those that waited for it alone."""
+        self._done.add((nano, place))
+        for follower in _freed(nano, place, self._done, self._num_places):
+            self._offer(nano, follower)
+
+    def _offer(self, nano: int, place: int) -> None:
+        key = (nano, place) if self._order is Order.FIRST_BATCH else (place, nano)
+        heapq.heappush(self._ready[self._at(place).bound], (key, nano, place))
+
+    def _at(self, place: int) -> Operator:
+        return self._layer[place % len(self._layer)]
 
 
 def shared_rates(active: frozenset[Bound], pipeline: Pipeline) -> dict[Bound, float]:

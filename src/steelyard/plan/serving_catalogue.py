@@ -88,6 +88,16 @@ def find_serving_model(name: str) -> ModelShape:
     )
 
 
+def context_tokens(name: str) -> int:
+    """Return the longest context of a decoder, in tokens.
+
+    Raises:
+        InputError: if there is none of this name; it says which names are near.
+    """
+    longest: int = pick(_tables()["models"], name, field="model")["context"]
+    return longest
+
+
 def weights_bytes(model: ModelShape) -> float:
     """Return what the layers, the embedding and the output projection take in memory."""
     return (model.num_layer_params + 2 * model.hidden_size * model.vocab_size) * model.weight_bytes

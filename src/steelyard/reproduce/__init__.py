@@ -20,6 +20,7 @@ REPRODUCTIONS: dict[str, str] = {
     "S07": "steelyard.reproduce.s07",
     "S12": "steelyard.reproduce.s12",
     "S14": "steelyard.reproduce.s14",
+    "S17": "steelyard.reproduce.s17",
     "S19": "steelyard.reproduce.s19",
     "S23": "steelyard.reproduce.s23",
     "S27": "steelyard.reproduce.s27",
