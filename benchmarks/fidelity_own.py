@@ -28,7 +28,7 @@ from steelyard.engine.build import LLMOptions, Parts, build_parts
 from steelyard.engine.executor import Executor, ModelledExecutor, SyntheticTokens
 from steelyard.engine.prediction import operator_step_cost
 from steelyard.engine.pricing import pricing_of
-from steelyard.engine.torch_executor import TorchExecutor
+from steelyard.engine.torch_executor import InlineExecutor
 from steelyard.hardware.this_machine import this_machine
 from steelyard.reproduce.report import source_version
 from steelyard.sim.virtual import run_virtual
@@ -170,8 +170,8 @@ async def _on_this_machine(parts: Parts, coming: Sequence[Arrival]) -> Served:
     room = parts.engine_config.num_kv_blocks * parts.engine_config.block_size
     sizes = accumulate(len(one.request.prompt_token_ids) + one.request.params.max_tokens for one in coming)
     filling = sum(size <= room for size in sizes) + 1
-    await serve(parts, TorchExecutor(parts.runner), [Arrival(0.0, one.request) for one in coming[:filling]])
-    return await serve(parts, TorchExecutor(parts.runner), coming)
+    await serve(parts, InlineExecutor(parts.runner), [Arrival(0.0, one.request) for one in coming[:filling]])
+    return await serve(parts, InlineExecutor(parts.runner), coming)
 
 
 if __name__ == "__main__":

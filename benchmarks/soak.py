@@ -239,8 +239,10 @@ async def served(folder: Path, settings: str) -> AsyncIterator[Served]:
         url = re.findall(r"http://[0-9.]+:\d+", log.read_text(encoding="utf-8"))[0]
         yield Served(process, url, config)
         process.send_signal(signal.SIGTERM)
-        if await process.wait() != 0 or "Traceback" in log.read_text(encoding="utf-8"):
-            raise SystemExit(f"the server did not end in order:\n{log.read_text(encoding='utf-8')[-3000:]}")
+        code, text = await process.wait(), log.read_text(encoding="utf-8")
+        if code != 0 or "Traceback" in text:
+            start = max(0, text.find("Traceback") - 300 if "Traceback" in text else len(text) - 3000)
+            raise SystemExit(f"the server ended with {code}, and not in order:\n{text[start : start + 6000]}")
     finally:
         if process.returncode is None:
             process.kill()
