@@ -1,4 +1,4 @@
-"""What memory tells the scheduler about the KV cache: plain values that both rooms may import."""
+"""What memory and policies tell each other about the KV cache: plain values that both rooms may import."""
 
 from __future__ import annotations
 
@@ -16,3 +16,20 @@ class CachedPrefix:
 
     num_tokens: int = 0
     num_idle_blocks: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loan:
+    """Blocks of one engine that hold tokens of another's sequence.
+
+    Attributes:
+        lender: whose blocks they are.
+        borrower: who runs the sequence.
+        sequence_id: whose tokens they hold; no two borrowers run the same one.
+        num_blocks: at least one.
+    """
+
+    lender: str
+    borrower: str
+    sequence_id: int
+    num_blocks: int

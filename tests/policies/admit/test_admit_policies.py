@@ -166,3 +166,32 @@ def test_parameters_are_checked(name, options):
     with pytest.raises(ParamsError) as caught:
         make_admit_policy(name, **options)
     assert caught.value.field in options
+
+
+@given(
+    rate=st.floats(1.0, 6000.0),
+    burst_s=st.floats(1.0, 120.0),
+    steps=st.lists(st.tuples(st.floats(0.0, 20.0), st.integers(1, 300), st.integers(0, 300)), max_size=12),
+    asked=st.integers(1, 400),
+)
+def test_what_is_told_to_remain_is_what_is_let_in(rate, burst_s, steps, asked):
+    """The headers and the gate speak of one bucket: all that remains may be had at once, and nothing beyond it."""
+    policy, now = RatePolicy(RateConfig(default=Rates(tokens_per_min=rate), burst_s=burst_s)), 0.0
+    for wait_s, num_tokens, num_used in steps:
+        now += wait_s
+        one = Ask(key="a", num_prompt_tokens=0, max_output_tokens=num_tokens)
+        if policy.check(one, IDLE, now) is None:
+            policy.book(one, now)
+            policy.end(one, min(num_used, num_tokens), now)
+    told = policy.standing("a", "tokens_per_min", now)
+    assert told is not None
+    assert 0.0 <= told.remaining <= told.allowed
+    refusal = policy.check(Ask(key="a", num_prompt_tokens=asked, max_output_tokens=0), IDLE, now)
+    if asked <= told.remaining or told.full_in_s == 0.0:
+        assert refusal is None
+    elif asked <= told.allowed and asked > told.remaining + 1e-6 * told.allowed:
+        assert refusal is not None
+        assert refusal.wait_s <= told.full_in_s + 1e-9
+    full = policy.standing("a", "tokens_per_min", now + told.full_in_s)
+    assert full is not None
+    assert full.remaining == pytest.approx(full.allowed)

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -98,3 +105,74 @@ def test_replicas_that_ray_places_answer_die_and_come_back(monkeypatch: pytest.M
 def test_what_is_no_cluster_is_refused(cluster: str):
     with pytest.raises(ParamsError, match="cluster"):
         FleetModels(config(cluster))
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in held]
+
+
+@contextmanager
+def cluster_head() -> Iterator[str]:
+    """A cluster of one machine, in processes of its own, as an operator starts it; its client address."""
+    port, client_port = free_ports(2)
+    command = [
+        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"),
+        *("--port", str(port), "--ray-client-server-port", str(client_port), "--include-dashboard=false"),
+        *("--num-cpus", "2", "--object-store-memory", str(100 << 20)),
+    ]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as head:
+        try:
+            deadline_s = time.monotonic() + 60
+            while not is_open(client_port):
+                assert head.poll() is None, "the head has ended"
+                assert time.monotonic() < deadline_s, "the head does not come up"
+                time.sleep(0.1)
+            yield f"ray://127.0.0.1:{client_port}"
+        finally:
+            os.killpg(head.pid, signal.SIGTERM)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_two_replicas_on_a_cluster_and_one_is_killed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("steelyard.serve.supervise.FIRST_PAUSE_S", 0.01)
+    before = workers()
+
+    async def main(cluster: str) -> None:
+        source = FleetModels(config(cluster, num_replicas=2), health=Health(close_s=5.0))
+        llm = await source.load(ModelSpec(source=None, names=("m",)))
+        first = workers() - before
+        assert len(first) == 2
+        assert await survives_the_death_of_its_worker(llm, first) == await alone()
+        await until(lambda: sum(llm.crew.num_deaths) == 1 and len(workers() - before) == 2)
+        assert len((workers() - before) & first) == 1
+        await source.put_away(llm)
+        await until(lambda: workers() == before)
+
+    with cluster_head() as cluster:
+        try:
+            asyncio.run(main(cluster))
+        finally:
+            import_module("ray").shutdown()
+
+
+async def survives_the_death_of_its_worker(llm: FleetLLM, pids: set[int]) -> str:
+    """Return the answer to a request whose worker is killed from outside in the middle of it."""
+    before = {pid: cpu_ticks(pid) for pid in pids}
+    response = llm.start().submit(REQUEST)
+    await until(lambda: response.completions[0].num_tokens > 20)
+    os.kill(max(pids, key=lambda pid: cpu_ticks(pid) - before[pid]), signal.SIGKILL)
+    return (await response.result()).text
+
+
+def cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

@@ -29,6 +29,7 @@ from steelyard.serve.cluster.worker import WorkerStart
 
 LOCAL = "ray"
 _SCHEME = "ray://"
+_REMEDY = "Look whether it runs, its client port, and whether it wants a token (RAY_AUTH_MODE=token)"
 _STORE_BYTES = 100 * MIB  # the least that Ray takes, near enough; nothing is kept there
 
 
@@ -102,12 +103,13 @@ class RayLauncher:
         try:
             if self._cluster == LOCAL:
                 own = {"num_cpus": len(usable_cores()), "object_store_memory": _STORE_BYTES}
-                ray.init(include_dashboard=False, **own, **quiet)
+                # "local": not a cluster that somebody else has started here, or left the address of behind
+                ray.init("local", include_dashboard=False, **own, **quiet)
             else:
                 ray.init(self._cluster, **quiet)
         except Exception as error:
             problem = f"Ray cannot be reached: {type(error).__name__}: {error!s:.200}"
-            raise ResourceError(problem, field="cluster", remedy="Look whether it runs, and its client port") from error
+            raise ResourceError(problem, field="cluster", remedy=_REMEDY) from error
 
     def _num_cpus(self) -> float:
         """Return the CPUs of a replica: its threads, or an even share; Ray wants whole ones beyond the first."""
