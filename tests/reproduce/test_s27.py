@@ -18,6 +18,7 @@ from steelyard.plan.forecast.types import Task
 from steelyard.policies.scale import make_scale_policy
 from steelyard.reproduce.options import ReproduceOptions
 from steelyard.reproduce.s27 import HARMONY, hold_out, replayed, reproduce
+from steelyard.reproduce.s27_simulated import Service, scaled, service_of
 
 NUM_STEPS = 1000
 
@@ -50,6 +51,7 @@ def test_the_table_has_every_forecaster_and_every_way_to_scale(tmp_path):
     assert len(forecasts) == 8
     assert f"forecast, {HARMONY}" in forecasts
     assert sum(setup.startswith("scaling, ") for setup in setups) == 4 + 8
+    assert sum(setup.startswith("simulated, ") for setup in setups) == 3
     assert found.rows[0].ratio == pytest.approx(1.0), "the last value is what all are compared with"
     assert all(row.ratio is None or row.ratio > 0 for row in found.rows)
 
@@ -63,6 +65,45 @@ def test_knowing_the_future_costs_less_than_following_it():
     assert ahead.num_steps == behind.num_steps == held.came.size
     assert ahead.num_short_steps == 0
     assert ahead.cost(1.0, 10.0) < 0.8 * behind.cost(1.0, 10.0)
+
+
+def made_up(value: np.ndarray, first_s: float = 0.0) -> RawSeries:
+    return RawSeries(name="a", indicators=("load",), step_s=600.0, first_s=first_s, values=value[:, None])
+
+
+def test_containers_measured_together_make_the_demand():
+    service = service_of([made_up(load(0)), made_up(load(1)), made_up(load(2), 600.0)], 10)
+    together = load(0) + load(1)
+    assert service.past.mean() == pytest.approx(4)
+    assert service.coming == pytest.approx(together[800:810] * 4 / together[:800].mean())
+
+
+def test_requests_come_at_the_rate_that_keeps_so_many_replicas_busy():
+    service = Service(np.ones(300), np.array([2.0, 0.0, 8.0] * 40), 1.5, 0.0, 600.0)
+    trace = service.trace(0)
+    per_step = np.bincount([int(one.arrival_s // 30) for one in trace.requests], minlength=120).reshape(40, 3)
+    assert per_step.mean(axis=0) == pytest.approx([2 * 4 / 1.5 * 30, 0, 8 * 4 / 1.5 * 30], rel=0.05)
+    assert service.trace(0) == trace
+    seen = service.seen(0)
+    assert (seen.step_s, len(seen.values)) == (200.0, 900)
+    assert seen.values.mean() == pytest.approx(1, rel=0.1)
+
+
+def test_who_knows_what_comes_serves_more_within_the_objective():
+    coming = np.repeat([1.0, 6.0, 1.0], 4)
+    service = Service(np.ones(300), coming, 1.46, 0.0, 600.0)
+
+    class Knowing:
+        def futures(self, demands, num_moments):
+            ahead = 1.4 * np.repeat(coming, 3)[len(demands) : len(demands) + num_moments]
+            return (tuple(ahead.tolist()) or (1.0,),)
+
+    trace = service.trace(0)
+    knowing = scaled(service, trace, "expected_cost", Knowing(), 0)
+    following = scaled(service, trace, "reactive", None, 0)
+    assert knowing.num_done == following.num_done == len(trace.requests)
+    assert knowing.slo_share > following.slo_share + 0.3
+    assert knowing == scaled(service, trace, "expected_cost", Knowing(), 0)
 
 
 def test_it_needs_its_data():

@@ -101,18 +101,18 @@ class Foreseen:
     """Says that four replicas will be needed, and remembers what it was told."""
 
     def __init__(self) -> None:
-        self.told: list[int] = []
+        self.told: list[tuple[int, int]] = []
 
     def futures(self, demands, num_moments):
-        self.told.append(len(demands))
+        self.told.append((len(demands), num_moments))
         return ((4.0,) * num_moments,)
 
 
-def test_a_forecast_is_asked_for_as_many_moments_as_the_decision_holds() -> None:
+def test_a_forecast_is_asked_for_until_the_next_decision_can_have_come_true() -> None:
     foreseen = Foreseen()
     cluster = cluster_of(policy="expected_cost", max_replicas=6)
     result = simulate(cluster, rush(num_requests=20), SimulationOptions(forecasters={"a": foreseen}))
-    assert foreseen.told[:3] == [5, 10, 15]
+    assert foreseen.told[:3] == [(5, 5 + 3), (10, 5 + 3), (15, 5 + 3)], "a period, and the cold start in whole looks"
     assert times(result, EventKind.ADDED)[:3] == [15.0, 15.0, 15.0]
 
 

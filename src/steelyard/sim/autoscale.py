@@ -2,13 +2,15 @@
 
 The policies are those of :mod:`steelyard.policies.scale`. Demand is counted in ongoing requests over those that one
 replica is to have (as Ray Serve's ``target_ongoing_requests``). A replica that was ordered takes requests after its
-cold start. Orders that are no longer wanted are taken back first, the latest first; then those retire that have least
-to do, of equals the one that came last.
+cold start; so a forecast is asked for until those of the next decision do, which is as long as this one holds. Orders
+that are no longer wanted are taken back first, the latest first; then those retire that have least to do, of equals
+the one that came last.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import final
 
 from steelyard.core.clock import now_s, sleep_s
@@ -57,14 +59,15 @@ class Autoscaler:
     def _decide(self, seen: tuple[float, ...], looks: int) -> None:
         standing = self._replicas.standing_of(self._config.group)
         num_there = len(standing) + len(self._orders)
-        view = ScaleView(num_replicas=num_there, demands=seen, forecast=self._futures(looks))
+        starting = math.ceil(self._config.cold_start_s / self._config.look_every_s)
+        view = ScaleView(num_replicas=num_there, demands=seen, forecast=self._futures(looks + starting))
         num_wanted = self._policy.decide(view)
         for _ in range(num_wanted - num_there):
             self._order()
         self._give_up(num_there - num_wanted)
 
-    def _futures(self, looks: int) -> Futures:
-        return () if self._forecaster is None else self._forecaster.futures(self._demands, looks)
+    def _futures(self, num_moments: int) -> Futures:
+        return () if self._forecaster is None else self._forecaster.futures(self._demands, num_moments)
 
     def _order(self) -> None:
         order = self._deliver(now_s())
