@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.kernels.attention import AttentionSpec, attention_reference
-from steelyard.kernels.partial_attention import PartialAttention, attend_part, exchanged_bytes, merge
+from steelyard.kernels.partial_attention import PartialAttention, attend_part, merge
 
 NO_KEY = float("-inf")
 
@@ -108,9 +108,3 @@ def test_large_scores_neither_overflow_nor_vanish():
     q, k, v = torch.full((1, 1, 8), 300.0), torch.randn(20, 1, 8), torch.randn(20, 1, 8)
     whole = merge(parts_of(spec, q, k, v, [i % 2 for i in range(20)], 2))
     torch.testing.assert_close(whole.out.double(), attention_reference(spec, q.double(), k.double(), v.double()))
-
-
-def test_bytes_of_an_exchange():
-    """LLaMA2-7B in float16: 32 heads of 128, there and back, and a float32 each."""
-    spec = AttentionSpec(layer=0, num_heads=32, num_kv_heads=32, head_dim=128, scale=1.0)
-    assert exchanged_bytes(spec, 2.0) == 2 * 4096 * 2 + 32 * 4

@@ -146,9 +146,9 @@ class ParallelSteps:
             problem = f"{clock_share} is no share"
             raise InputError(problem, field="clock_share", remedy="Give a number above 0, at most 1")
         works = self.works(step)
-        seconds = self.overhead_s + sum(self._seconds(work, clock_share) for work in works)
+        seconds = self.overhead_s + sum(self.part_s(work, clock_share=clock_share) for work in works)
         if step.sequences:
-            seconds += self.model.num_layers * self._reached.layer_s + self._talk_s(step)
+            seconds += self.layers_s + self.talk_s(step.num_tokens)
         return StepEstimate(seconds, self._watts(works, seconds, clock_share))
 
     def works(self, step: StepShape) -> tuple[Work, ...]:
@@ -161,6 +161,31 @@ class ParallelSteps:
     def num_bytes(self, step: StepShape) -> float:
         """Return what the replica's devices read and write, together."""
         return sum(work.num_bytes for work in self.works(step))
+
+    @property
+    def layers_s(self) -> float:
+        """What small kernels and their launches take in all layers."""
+        return self.model.num_layers * self._reached.layer_s
+
+    def part_s(self, work: Work, *, clock_share: float = 1.0) -> float:
+        """Return what a part takes; its stages follow one another, so only ``tp`` devices work at once."""
+        device = self.device.device
+        rate = self.tp * device.flop_per_s(self.model.dtype) * self._reached.compute * clock_share
+        bandwidth = self.tp * device.bandwidth_bytes_per_s * self._reached.memory
+        return max(work.flop / rate, work.num_bytes / bandwidth)
+
+    def talk_s(self, num_tokens: float) -> float:
+        """Return what a step's tokens take between the devices: activations as wide as keys and values."""
+        model, size = self.model, num_tokens * self.model.hidden_size * self.model.kv_bytes
+        seconds = 0.0
+        if self.tp > 1:
+            seconds += 2 * model.num_layers * self._between.seconds(Collective.ALL_REDUCE, self.tp, size)
+        if self.pp > 1:
+            seconds += (self.pp - 1) * self._between.seconds(Collective.SEND, 2, size)
+        if self.experts is not None and self.ep > 1:
+            sent = size * self.experts.per_token / self.ep
+            seconds += 2 * model.num_layers * self._between.seconds(Collective.ALL_TO_ALL, self.ep, sent)
+        return seconds
 
     @cached_property
     def _reached(self) -> Efficiency:
@@ -177,26 +202,6 @@ class ParallelSteps:
             problem = f"no link between several {self.device.name} is known"
             raise InputError(problem, field="link", remedy="Give the link, or one device")
         return link_fit(find_link(name))
-
-    def _seconds(self, work: Work, clock_share: float) -> float:
-        """Return what a part takes; its stages follow one another, so only ``tp`` devices work at once."""
-        device = self.device.device
-        rate = self.tp * device.flop_per_s(self.model.dtype) * self._reached.compute * clock_share
-        bandwidth = self.tp * device.bandwidth_bytes_per_s * self._reached.memory
-        return max(work.flop / rate, work.num_bytes / bandwidth)
-
-    def _talk_s(self, step: StepShape) -> float:
-        """Return what a step's tokens take between the devices: activations as wide as keys and values."""
-        model, size = self.model, step.num_tokens * self.model.hidden_size * self.model.kv_bytes
-        seconds = 0.0
-        if self.tp > 1:
-            seconds += 2 * model.num_layers * self._between.seconds(Collective.ALL_REDUCE, self.tp, size)
-        if self.pp > 1:
-            seconds += (self.pp - 1) * self._between.seconds(Collective.SEND, 2, size)
-        if self.experts is not None and self.ep > 1:
-            sent = size * self.experts.per_token / self.ep
-            seconds += 2 * model.num_layers * self._between.seconds(Collective.ALL_TO_ALL, self.ep, sent)
-        return seconds
 
     def _watts(self, works: tuple[Work, ...], seconds: float, clock_share: float) -> float | None:
         """Return the replica's power: each device by its use over the whole step."""

@@ -21,9 +21,6 @@ from torch import Tensor
 
 from steelyard.kernels.attention import AttentionSpec
 
-LSE_BYTES = 4
-"""Of a head's log-sum-exp, as it is sent."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PartialAttention:
@@ -77,16 +74,6 @@ def merge(parts: Sequence[PartialAttention]) -> PartialAttention:
     for weight, part in zip(weights[1:], parts[1:], strict=True):
         out = out + weight * part.out
     return PartialAttention(out, lse)
-
-
-def exchanged_bytes(spec: AttentionSpec, element_bytes: float) -> float:
-    """Return what one query costs to ask another engine in one layer: the query there, output and log-sum-exp back.
-
-    Args:
-        spec: the layer's attention.
-        element_bytes: of a query's and an output's elements as they are sent.
-    """
-    return spec.num_heads * (2 * spec.head_dim * element_bytes + LSE_BYTES)
 
 
 def _visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
