@@ -119,7 +119,7 @@ def test_a_row_that_is_too_hot_as_it_is_says_so() -> None:
 
 def test_servers_of_the_catalogue() -> None:
     server = server_of("llama-2-70b", "dgx-a100", 4096)
-    assert (server.rated_watts, server.host_watts, server.idle_watts) == (6500.0, 3300.0, 480.0)
+    assert (server.rated_watts, server.host_watts, server.idle_watts) == (6500.0, 3300.0, 448.0)
     assert server_of("llama-2-70b", "dgx-a100", 4096, 5700.0, 2500.0).host_watts == 2500.0
     with pytest.raises(InputError, match="do not fit"):
         server_of("llama-2-70b", "dgx-a100", 10_000_000)

@@ -24,6 +24,7 @@ REPRODUCTIONS: dict[str, str] = {
     "S19": "steelyard.reproduce.s19",
     "S23": "steelyard.reproduce.s23",
     "S27": "steelyard.reproduce.s27",
+    "S34": "steelyard.reproduce.s34",
     "S39": "steelyard.reproduce.s39",
     "S43": "steelyard.reproduce.s43",
     "S45": "steelyard.reproduce.s45",
