@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from steelyard.core.errors import InputError
 from steelyard.cost.calibration import Calibration, OperatorFit
-from steelyard.cost.operators import OPERATORS, elementwise_work, operator_costs, operator_rows, summed, total_s
+from steelyard.cost.operators import (
+    OPERATORS,
+    elementwise_work,
+    kv_write_work,
+    operator_costs,
+    operator_rows,
+    summed,
+    total_s,
+)
 from steelyard.cost.roofline import ModelShape, StepShape, attention_work, linear_work, lm_head_work, step_cost
 from steelyard.hardware.device import Cache, Device, DeviceKind, MemoryTier, PeakRate
 
@@ -45,14 +53,26 @@ def test_matrices_and_attention_are_the_rooflines():
 
 def test_the_rest_by_hand():
     costs = by_name(operator_costs(MODEL, DECODE, DEVICE))
-    elements = 2 * 2 * (10 * 8 + 2 * (4 + 2) * 3 + 3 * 5)  # tokens · layers · (…)
+    elements = 2 * 2 * (10 * 8 + 3 * 5)  # tokens · layers · (…)
     assert costs["elementwise"].flop == elements
     assert costs["elementwise"].num_bytes == 4 * elements
+    assert (costs["kv_write"].flop, costs["kv_write"].num_bytes) == (2 * 2 * 2 * (4 + 2) * 3, 0)
     assert (costs["sampling"].flop, costs["sampling"].num_bytes) == (100, 400)
     assert (costs["step"].flop, costs["step"].limit_s, costs["step"].predicted_s) == (0, 0, 0)
-    assert [costs[name].num_calls for name in OPERATORS] == [8, 2, 2, 1, 1, 1]
+    assert [costs[name].num_calls for name in OPERATORS] == [8, 2, 2, 2, 1, 1, 1]
     assert elementwise_work(DECODE, replace(MODEL, feed_forward_size=None)).flop == elements - 4 * 15
     assert elementwise_work(DECODE, replace(MODEL, dtype="bfloat16")).num_bytes == 2 * elements
+
+
+@pytest.mark.parametrize(
+    ("sequence", "others"), [((1, 1), 3), ((1, 4), 3), ((1, 5), 3), ((4, 8), 0), ((3, 5), 5), ((2, 4), 2), ((9, 9), 3)]
+)
+def test_storing_keys_touches_the_rest_of_their_groups(sequence, others):
+    grouped = replace(MODEL, key_group=4)
+    key_bytes = 2 * 3 * 2  # kv heads · head_dim · bytes
+    assert kv_write_work(StepShape.of(sequence), grouped).num_bytes == 2 * others * key_bytes
+    both = kv_write_work(StepShape.of(sequence, sequence), grouped)
+    assert both.num_bytes == 2 * 2 * others * key_bytes
 
 
 def test_a_calibration_by_hand():
@@ -114,15 +134,15 @@ def test_shares_are_of_the_prediction_until_all_is_measured():
     rows = operator_rows(costs, {"linear": 7.0})
     assert sum(row.share for row in rows) == pytest.approx(1)
     assert rows[0].share == pytest.approx(costs[0].predicted_s / total_s(costs)[0])
-    assert [row.measured_s for row in rows] == [7.0, None, None, None, None, None]
+    assert [row.measured_s for row in rows] == [7.0, *[None] * 6]
     rows = operator_rows(costs, dict.fromkeys(OPERATORS, 2.0))
-    assert [row.share for row in rows] == pytest.approx([1 / 6] * 6)
+    assert [row.share for row in rows] == pytest.approx([1 / 7] * 7)
     assert [row.limit_s for row in rows] == [cost.limit_s for cost in costs]
     assert all(row.share == 0 for row in operator_rows(operator_costs(MODEL, StepShape(()), DEVICE)))
 
 
 def test_what_is_no_operator_is_refused():
-    with pytest.raises(InputError, match="linear, attention"):
+    with pytest.raises(InputError, match="linear, kv_write, attention"):
         operator_rows(operator_costs(MODEL, DECODE, DEVICE), {"softmax": 1.0})
     with pytest.raises(InputError, match="int8 is not known"):
         operator_costs(replace(MODEL, dtype="int8"), DECODE, DEVICE)

@@ -47,6 +47,11 @@ def test_without_a_mixed_step_the_shorter_side_is_hidden():
     assert solve(Sides(9.0, 1.0, 2.0), Sides(1.0, 9.0, 4.0), None) == (0.25, 0.5, 1.0)
 
 
+def test_sides_that_are_known_to_follow_one_another():
+    compute, memory, overlap = solve(Sides(1.0, 4.0, 10.0), Sides(8.0, 0.0, 16.0), None, hidden=0.0)
+    assert (compute, memory, overlap) == pytest.approx((0.5, 0.5, 0.0))
+
+
 def test_noise_gives_no_impossible_factors():
     compute, memory, overlap = solve(Sides(1.0, 1.0, 0.1), Sides(1.0, 1.0, 0.1), Sides(1.0, 1.0, 50.0))
     assert compute > 0

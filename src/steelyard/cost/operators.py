@@ -1,8 +1,8 @@
 """A step taken apart: what each operator does, what the roofline allows it, and what it should take here.
 
 The work of matrices, attention and output projection is :mod:`steelyard.cost.roofline`'s. Added are what stands
-between them (norms, rotations, sums, activations), sampling, and the step's own overhead, so that the parts add up to a
-step. A measured step, given as seconds by operator, goes beside them with :func:`operator_rows`.
+between them (norms, sums, activations), rotating and storing keys, sampling, and the step's own overhead, so that the
+parts add up to a step. A measured step, given as seconds by operator, goes beside them with :func:`operator_rows`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steelyard.core.errors import InputError
+from steelyard.core.units import ceil_div
 from steelyard.cost.calibration import IDEAL, Calibration, cached_share
 from steelyard.cost.roofline import (
     ModelShape,
@@ -22,8 +23,8 @@ from steelyard.cost.roofline import (
 )
 from steelyard.hardware.device import Device
 
-LINEAR, ATTENTION, ELEMENTWISE, LM_HEAD, SAMPLING, STEP = OPERATORS = (
-    "linear", "attention", "elementwise", "lm_head", "sampling", "step",
+LINEAR, KV_WRITE, ATTENTION, ELEMENTWISE, LM_HEAD, SAMPLING, STEP = OPERATORS = (
+    "linear", "kv_write", "attention", "elementwise", "lm_head", "sampling", "step",
 )  # fmt: skip
 # Matrix products per layer: queries, keys and values in one; output; gate and up in one; down.
 LINEARS_PER_LAYER = 4
@@ -101,6 +102,7 @@ def operator_costs(
     layers, once = (model.num_layers, 1) if step.sequences else (0, 0)
     return (
         cost(LINEAR, linear, LINEARS_PER_LAYER * layers),
+        cost(KV_WRITE, kv_write_work(step, model), layers),
         cost(ATTENTION, attention, layers),
         cost(ELEMENTWISE, elementwise_work(step, model), layers),
         cost(LM_HEAD, head, once),
@@ -113,15 +115,30 @@ def _largest_cache_bytes(device: Device) -> int:
     return max((cache.capacity_bytes for cache in device.caches), default=0)
 
 
+def kv_write_work(step: StepShape, model: ModelShape) -> Work:
+    """Return the work of rotating queries and keys and of storing keys and values, in all layers.
+
+    One operation per element read or written by the rotation. Of the bytes, those of the new keys and values are
+    attention's; these are the other tokens' keys in each group of ``model.key_group`` that the new ones are put among:
+    nearly none for a prompt, all but one of a group for a decode. The rotated rows stay in caches.
+    """
+    others = 0
+    for sequence in step.sequences:
+        start = sequence.context_after - sequence.num_new_tokens
+        num_groups = ceil_div(sequence.context_after, model.key_group) - start // model.key_group
+        others += num_groups * model.key_group - sequence.num_new_tokens
+    rotated = 2 * (model.num_heads + model.num_kv_heads) * model.head_dim
+    key_bytes = model.num_kv_heads * model.head_dim * model.kv_bytes
+    return Work(float(step.num_tokens * model.num_layers * rotated), model.num_layers * others * key_bytes)
+
+
 def elementwise_work(step: StepShape, model: ModelShape) -> Work:
     """Return the work between the matrices of all layers, as if each operation read and wrote its rows.
 
-    Per layer and token: two norms and two sums over the residual stream (10 · hidden), rotation of queries and keys
-    (2 · their width), and the gated activation (3 · feed-forward size, left out where that is unknown). One operation
-    per element moved. Fused kernels move less.
+    Per layer and token: two norms and two sums over the residual stream (10 · hidden), and the gated activation
+    (3 · feed-forward size, left out where that is unknown). One operation per element moved. Fused kernels move less.
     """
-    rotated = 2 * (model.num_heads + model.num_kv_heads) * model.head_dim
-    elements = 10 * model.hidden_size + rotated + 3 * (model.feed_forward_size or 0)
+    elements = 10 * model.hidden_size + 3 * (model.feed_forward_size or 0)
     total = float(step.num_tokens * model.num_layers * elements)
     return Work(total, total * _ITEM_BYTES.get(model.dtype, 4))
 

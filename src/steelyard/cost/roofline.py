@@ -34,6 +34,8 @@ class ModelShape:
         weight_bytes: bytes per weight as read from memory; a fraction for packed formats (4.5 bits are 0.5625).
         head_weight_bytes: the same of the output projection; ``None`` for as the layers'.
         kv_bytes: bytes per element of a key or value.
+        key_group: tokens whose keys lie element by element beside each other in the cache, so that who writes one
+            touches the memory of all; 1 for keys that lie one after another.
         dtype: number format of the arithmetic, which picks the device's rate.
         feed_forward_size: inner size of the feed-forward networks (of a mixture, of the experts that a token passes,
             together); ``None`` if not known, which leaves the traffic of activations out.
@@ -54,11 +56,12 @@ class ModelShape:
     dtype: str = "float32"
     feed_forward_size: int | None = None
     head_weight_bytes: float | None = None
+    key_group: int = 1
 
     def __post_init__(self) -> None:
         for name in (
             "num_layer_params", "hidden_size", "vocab_size", "num_heads", "num_kv_heads", "head_dim", "weight_bytes",
-            "kv_bytes",
+            "kv_bytes", "key_group",
         ):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise InputError(f"{getattr(self, name)} is not positive", field=name, remedy="Give a number above 0")

@@ -103,9 +103,11 @@ def _fits(device: Device, dtype: torch.dtype, budget_s: float) -> tuple[Operator
     layer_s = max(deep_s - shallow_s, 0.0) / (_DEPTHS[1] - _DEPTHS[0])
     owned_s = operators.LINEARS_PER_LAYER * linear.overhead_s + attention.overhead_s
     glue = OperatorFit(operator=operators.ELEMENTWISE, dtype=linear.dtype, overhead_s=max(layer_s - owned_s, 0.0))
+    # The glue of a layer is timed as a whole; storing keys is within it.
+    write = OperatorFit(operator=operators.KV_WRITE, dtype=linear.dtype)
     around_s = shallow_s - _DEPTHS[0] * layer_s - head.overhead_s - sampling.overhead_s
     step = OperatorFit(operator=operators.STEP, dtype=linear.dtype, overhead_s=max(around_s, 0.0))
-    return linear, attention, glue, head, sampling, step
+    return linear, write, attention, glue, head, sampling, step
 
 
 def _linear_fit(device: Device, dtype: torch.dtype, budget_s: float) -> OperatorFit:

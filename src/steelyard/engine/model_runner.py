@@ -14,7 +14,7 @@ from steelyard.core.errors import SteelyardError
 from steelyard.core.request import SampledToken
 from steelyard.core.sequence import Sequence as TokenSequence
 from steelyard.core.units import round_up
-from steelyard.cost.operators import ATTENTION, ELEMENTWISE, LINEAR, LM_HEAD, SAMPLING
+from steelyard.cost.operators import ATTENTION, ELEMENTWISE, KV_WRITE, LINEAR, LM_HEAD, SAMPLING
 from steelyard.engine.constraints import ConstraintFollower
 from steelyard.engine.logprobs import prompt_logprobs
 from steelyard.engine.pooling import pool_rows
@@ -25,12 +25,13 @@ from steelyard.models.contract import LanguageModel
 from steelyard.models.fused import FusedDecoder
 
 _LOGITS_ROWS = 256
-# What a native step's kinds of operations are to the cost model; its norms, rotations and the like are elementwise.
+# What a native step's kinds of operations are to the cost model; its norms, sums and the like are elementwise.
 _OPERATORS = {
     "QKV": LINEAR,
     "attention output": LINEAR,
     "MLP gate, up": LINEAR,
     "MLP down": LINEAR,
+    "rope and KV write": KV_WRITE,
     "attention": ATTENTION,
 }
 
@@ -96,7 +97,7 @@ class ModelRunner:
         """
         taken, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
         if isinstance(self._model, FusedDecoder):
-            taken |= {LINEAR: 0.0, ATTENTION: 0.0, ELEMENTWISE: 0.0}
+            taken |= {LINEAR: 0.0, KV_WRITE: 0.0, ATTENTION: 0.0, ELEMENTWISE: 0.0}
             for kind, seconds in self._model.take_profile().items():
                 taken[_OPERATORS.get(kind, ELEMENTWISE)] += seconds
         return taken

@@ -26,6 +26,7 @@ from steelyard.cost.calibration import Calibration, OperatorFit
 from steelyard.cost.operators import (
     ATTENTION,
     ELEMENTWISE,
+    KV_WRITE,
     LINEAR,
     LM_HEAD,
     OPERATORS,
@@ -108,6 +109,7 @@ def calibrate_native(device: Device, budget_s: float = 0.1) -> Calibration:
         fitter = Fitter(device, least)
         fits = (
             fitter.fit(LINEAR, reading=one, computing=long, mixed=some, cached=cached),
+            fitter.fit(KV_WRITE, reading=many, computing=long, hidden=0.0),
             fitter.fit(ATTENTION, reading=many, computing=long),
             fitter.fit(ELEMENTWISE, reading=long, computing=long),
             fitter.fit(LM_HEAD, reading=one, computing=many, mixed=some, cached=cached),
@@ -241,6 +243,7 @@ class Fitter:
         computing: TimedStep,
         mixed: TimedStep | None = None,
         cached: TimedStep | None = None,
+        hidden: float = 1.0,
     ) -> OperatorFit:
         """Return an operator's factors.
 
@@ -248,15 +251,17 @@ class Fitter:
             name: the operator.
             reading: a step in which it waits for the memory.
             computing: a step in which it waits for arithmetic.
-            mixed: a step in which both take about as long; without one, the shorter is taken to be hidden.
+            mixed: a step in which both take about as long, which tells how much of the shorter is hidden.
             cached: a step that finds its bytes in a cache.
+            hidden: how much of the shorter is, without ``mixed``.
         """
         overhead_s = self._overhead_s(name, reading, computing)
 
         def sides(timed: TimedStep) -> Sides:
             return self._sides(name, timed, overhead_s)
 
-        compute, memory, overlap = solve(sides(reading), sides(computing), None if mixed is None else sides(mixed))
+        between = None if mixed is None else sides(mixed)
+        compute, memory, overlap = solve(sides(reading), sides(computing), between, hidden)
         within = None
         if cached is not None:
             found = sides(cached)
@@ -289,18 +294,20 @@ class Fitter:
         return operator_costs(timed.shape, timed.step, self._device)[OPERATORS.index(name)]
 
 
-def solve(reading: Sides, computing: Sides, mixed: Sides | None) -> tuple[float, float, float]:
-    """Return ``compute_efficiency``, ``memory_efficiency`` and ``overlap`` that give three timings.
+def solve(reading: Sides, computing: Sides, mixed: Sides | None, hidden: float = 1.0) -> tuple[float, float, float]:
+    """Return ``compute_efficiency``, ``memory_efficiency`` and ``overlap`` that give the timings.
+
+    Without a mixed one the overlap is ``hidden``.
 
     Each step shows a little of the side that it does not wait for, so the three depend on each other; going round a
     few times settles them.
     """
     slower_compute, slower_memory = computing.seconds / computing.compute_s, reading.seconds / reading.memory_s
-    shown = 0.0
-    for _ in range(_ITERATIONS if mixed is not None else 0):
-        assert mixed is not None
-        sides = mixed.compute_s * slower_compute, mixed.memory_s * slower_memory
-        shown = min(1.0, max(0.0, (mixed.seconds - max(sides)) / min(sides)))
+    shown = 1 - hidden
+    for _ in range(_ITERATIONS):
+        if mixed is not None:
+            sides = mixed.compute_s * slower_compute, mixed.memory_s * slower_memory
+            shown = min(1.0, max(0.0, (mixed.seconds - max(sides)) / min(sides)))
         rest_s = reading.seconds - shown * reading.compute_s * slower_compute
         slower_memory = max(rest_s, reading.seconds / 2) / reading.memory_s
         rest_s = computing.seconds - shown * computing.memory_s * slower_memory

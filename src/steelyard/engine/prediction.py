@@ -31,6 +31,7 @@ from steelyard.cost.roofline import (
 from steelyard.engine.executor import StepCost
 from steelyard.engine.model_runner import ModelRunner
 from steelyard.hardware.device import Device, PeakRate
+from steelyard.kernels.paged_attention import KEY_GROUP
 from steelyard.models.config import LayerConfig, MlpConfig, ModelConfig
 
 # The rate that quantised weights and activations are multiplied at.
@@ -75,6 +76,7 @@ def quantised_shape(
         kv_bytes=kv_bytes,
         dtype=QUANTISED_ARITHMETIC,
         head_weight_bytes=head_bytes_per_weight,
+        key_group=KEY_GROUP,
     )
 
 
