@@ -17,6 +17,7 @@ from steelyard.core.params import SamplingParams
 from steelyard.core.sequence import Sequence
 from steelyard.core.units import ceil_div
 from steelyard.memory.kv_manager import KVCacheConfig, KVManager
+from steelyard.memory.prefix_cache import prompt_digests
 
 tokens = st.lists(st.integers(0, 1), min_size=1, max_size=10)
 
@@ -144,6 +145,30 @@ class KVMachine(RuleBasedStateMachine):
     @rule(one=consumes(waiting))
     def cancel(self, one):
         self.kv.forget(one.id)
+
+    @rule(prompt=tokens, salt=st.sampled_from(["", "tenant"]), fails=st.booleans())
+    def adopt(self, prompt, salt, fails):
+        """A parcel comes from another engine of the same weights, or breaks off while it is written."""
+        digests = prompt_digests(prompt, salt, self.block_size, len(prompt))
+        chain = [(self.generation, salt, tuple(prompt[: i * self.block_size])) for i in range(1, len(digests) + 1)]
+        known = self.kv.cached_blocks(digests)
+        room = self.kv.num_free_blocks - sum(self.kv._pool.num_references(block) == 0 for block in known)
+
+        def fill(blocks, first):
+            for other in self.live.values():
+                assert not set(blocks) & set(self.kv.block_table(other.id)), "wrote into a held block"
+            self.content.update(zip(blocks, chain[first:], strict=False))
+            if fails:
+                raise BrokenPipeError
+
+        expected = min(len(digests), len(known) + room) if self.caching else 0
+        if fails and self.caching:
+            with pytest.raises(BrokenPipeError):
+                self.kv.adopt(digests, fill)
+        else:
+            assert self.kv.adopt(digests, fill) == expected == len(self.kv.cached_blocks(digests))
+        for block, content in zip(self.kv.cached_blocks(digests), chain, strict=False):
+            assert self.content[block] == content, "found wrong content"
 
     @rule()
     def weights_change(self):

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from random import Random
@@ -368,6 +369,21 @@ class Engine:
             if work.sequence.status is SequenceStatus.RUNNING:
                 self._kv.release(work.sequence)
                 self._table.preempt(work.sequence)
+
+    @asynccontextmanager
+    async def between_steps(self) -> AsyncGenerator[KVManager, None]:
+        """Hold the engine still, with no step under way, and give access to its KV books.
+
+        Raises:
+            EngineStoppedError: if the engine was closed.
+        """
+        if self._coaster is not None:
+            self._coaster.stop()
+        async with self._stepping:
+            await self._land()
+            if self._closed:
+                raise EngineStoppedError("it was closed", field="engine", remedy="Make a new one")
+            yield self._kv
 
     async def close(self) -> None:
         """Let the step in flight end, end every request with an error, and release the executor. Idempotent."""

@@ -19,7 +19,8 @@ Left out: sliding windows (blocks behind the window stay), swapping to other tie
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain
@@ -214,6 +215,37 @@ class KVManager:
         if len(tables) == 1:
             return sum(num_references(block) == 1 for block in tables[0])
         return sum(num_references(block) == count for block, count in Counter(chain.from_iterable(tables)).items())
+
+    def cached_blocks(self, digests: Seq[bytes]) -> list[int]:
+        """Return the blocks of the longest cached run of a chain of digests; they stay so until the next call."""
+        return self._cache.match(digests, len(digests))
+
+    def adopt(self, digests: Seq[bytes], fill: Callable[[list[int], int], None]) -> int:
+        """Cache content that was computed elsewhere, in free blocks, as far as there are any.
+
+        Args:
+            digests: of the content's blocks, a chain from the first block of a sequence on.
+            fill: told blocks and the place in ``digests`` of the first of them, writes their content. What it raises
+                comes through; nothing is cached then that was not before.
+
+        Returns:
+            How many leading digests are cached now.
+        """
+        if not self._config.enable_prefix_caching:
+            return 0
+        table = _Table(self.cached_blocks(digests), self._block_size, publishes=False)
+        for block in table.blocks:
+            self._pool.reference(block)
+        first = len(table.blocks)
+        try:
+            self._append_blocks(table, min(len(digests) - first, self._pool.num_free))
+            fill(table.blocks[first:], first)
+            for digest, block in zip(digests[first:], table.blocks[first:], strict=False):
+                self._cache.publish(digest, block)
+        finally:
+            for block in reversed(table.blocks):
+                self._pool.unreference(block, keep=block in self._cache)
+        return len(table.blocks)
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached content, for instance because the weights changed.

@@ -44,6 +44,16 @@ class KVStore(Protocol):
     def device(self) -> torch.device:
         """Where it lives."""
 
+    @property
+    def block_format(self) -> str:
+        """How a block's bytes lie; blocks may be copied between stores of the same."""
+
+    def copy_out(self, blocks: Sequence[int]) -> Tensor:
+        """Return a copy of what blocks hold in all layers, ``[blocks, bytes]`` uint8 on the CPU."""
+
+    def copy_in(self, blocks: Sequence[int], content: Tensor) -> None:
+        """Let blocks hold ``content``, as :meth:`copy_out` of a store of this format returned it."""
+
     def step(self, works: Sequence[SequenceWork]) -> StepKV:
         """Return the access of one step whose tokens are those of ``works``, packed in the order given.
 

@@ -51,6 +51,19 @@ class NativeKVStore:
         """Return the address of one layer's part of the first block; it stays as long as the store."""
         return self.layer(index).data_ptr()
 
+    @property
+    def block_format(self) -> str:
+        """See :class:`~steelyard.memory.kv_store.KVStore`."""
+        return f"native {self.shape}, {self.layout.block_bytes} bytes a layer"
+
+    def copy_out(self, blocks: Sequence[int]) -> Tensor:
+        """See :class:`~steelyard.memory.kv_store.KVStore`."""
+        return self._memory[list(blocks)].flatten(1)
+
+    def copy_in(self, blocks: Sequence[int], content: Tensor) -> None:
+        """See :class:`~steelyard.memory.kv_store.KVStore`."""
+        self._memory[list(blocks)] = content.view(-1, *self._memory.shape[1:])
+
     def step(self, works: Sequence[SequenceWork]) -> NativeStepKV:
         """Return the access of one step; it is good until the next is made, as both plan in the same memory."""
         counts = [work.num_tokens for work in works]

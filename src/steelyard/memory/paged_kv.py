@@ -64,6 +64,24 @@ class PagedKVStore:
         width = self.shape.num_kv_heads * self.shape.head_dim
         return self._keys[layer].view(-1, width), self._values[layer].view(-1, width)
 
+    @property
+    def block_format(self) -> str:
+        """See :class:`~steelyard.memory.kv_store.KVStore`."""
+        return f"paged {self.shape}"
+
+    def copy_out(self, blocks: Sequence[int]) -> Tensor:
+        """See :class:`~steelyard.memory.kv_store.KVStore`."""
+        parts = torch.stack([part[list(blocks)] for part in (*self._keys, *self._values)], dim=1)
+        return parts.cpu().flatten(1).view(torch.uint8)
+
+    def copy_in(self, blocks: Sequence[int], content: Tensor) -> None:
+        """See :class:`~steelyard.memory.kv_store.KVStore`."""
+        layers = (*self._keys, *self._values)
+        sizes = (len(blocks), len(layers), layers[0].shape[1])
+        parts = content.contiguous().view(self.shape.dtype).view(sizes).to(self.device)
+        for layer, part in zip(layers, parts.unbind(1), strict=True):
+            layer[list(blocks)] = part
+
     def step(self, works: Sequence[SequenceWork]) -> PagedStepKV:
         """Return the access of one step whose tokens are those of ``works``, packed in the order given."""
         return PagedStepKV(self, plan_step(works, self.shape.block_size, self.padding_block, self.device))

@@ -85,6 +85,19 @@ class TritonKVStore:
         """Return copies of a layer's keys and values; see :meth:`PagedKVStore.read`."""
         return self._cache.read(layer, blocks, num_keys)
 
+    @property
+    def block_format(self) -> str:
+        """See :class:`~steelyard.memory.kv_store.KVStore`."""
+        return self._cache.block_format
+
+    def copy_out(self, blocks: Sequence[int]) -> Tensor:
+        """See :class:`~steelyard.memory.kv_store.KVStore`."""
+        return self._cache.copy_out(blocks)
+
+    def copy_in(self, blocks: Sequence[int], content: Tensor) -> None:
+        """See :class:`~steelyard.memory.kv_store.KVStore`."""
+        self._cache.copy_in(blocks, content)
+
     def step(self, works: Sequence[SequenceWork]) -> TritonStepKV:
         """Return the access of one step whose tokens are those of ``works``, packed in the order given."""
         return TritonStepKV(self, plan_tiles(works, self.shape.block_size, self.device))
